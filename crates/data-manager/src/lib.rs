@@ -1,0 +1,1 @@
+//! The DataManager facade: combines engines and capabilities behind one pipeline.

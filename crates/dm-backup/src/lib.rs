@@ -1,0 +1,1 @@
+//! Backup, verification, restore and retention of backups.

@@ -1,0 +1,1 @@
+//! Command definitions, rendering, confirmation and exit codes.

@@ -1,0 +1,259 @@
+//! The port of an engine that can be backed up.
+//!
+//! A backup is a list of *members* — a table's rows, a database file, a schema dump — read under one consistent
+//! snapshot that a [`BackupSession`] holds open. The engine produces bytes; where they go, how they are cut into
+//! packs, compressed, encrypted and found unchanged is the repository's business.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use futures::stream::BoxStream;
+use serde::{Deserialize, Serialize};
+
+use crate::{EngineKind, Finding, OpContext, Result, ServerVersion, TableFacts};
+
+/// How much of an earlier backup a backup may reuse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackupKind {
+    /// References nothing.
+    #[default]
+    Full,
+    /// References the last full backup and nothing else.
+    Differential,
+    /// References whatever the previous backup referenced, and that one.
+    Incremental,
+}
+
+impl fmt::Display for BackupKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Full => "full",
+            Self::Differential => "differential",
+            Self::Incremental => "incremental",
+        })
+    }
+}
+
+/// What is read: rows or files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackupMode {
+    /// Schema and rows of one database: portable between versions, selective.
+    #[default]
+    Logical,
+    /// The files of a database or a cluster, page by page.
+    Physical,
+}
+
+impl fmt::Display for BackupMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Logical => "logical",
+            Self::Physical => "physical",
+        })
+    }
+}
+
+/// What the caller wants of the source.
+#[derive(Clone, Debug)]
+pub struct BackupRequest {
+    /// Rows or files; `None` leaves it to the engine.
+    pub mode: Option<BackupMode>,
+    /// The most connections (or reading threads) at once; at least 1.
+    pub jobs: usize,
+    /// Only these tables (names or patterns with `*`), all when empty.
+    pub include_tables: Vec<String>,
+    /// Not these tables. One that matches nothing is an error, found in the preflight.
+    pub exclude_tables: Vec<String>,
+    /// Key of the content digests.
+    pub digest_key: [u8; 32],
+    /// Whether to compute content digests at all.
+    pub content_digests: bool,
+    /// Where the engine may put temporary files; the system's place when `None`.
+    pub scratch_dir: Option<PathBuf>,
+    /// Target size of a stream's block in bytes.
+    pub block_bytes: usize,
+}
+
+impl Default for BackupRequest {
+    fn default() -> Self {
+        Self {
+            mode: None,
+            jobs: 2,
+            include_tables: Vec::new(),
+            exclude_tables: Vec::new(),
+            digest_key: [0; 32],
+            content_digests: true,
+            scratch_dir: None,
+            block_bytes: 512 << 10,
+        }
+    }
+}
+
+/// What was found before anything started.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Preflight {
+    /// Everything looked at; a finding of level `Error` stops the backup before it begins.
+    pub findings: Vec<Finding>,
+    /// Expected bytes to read.
+    pub estimated_bytes: u64,
+    /// Bytes that the engine will need in the scratch directory, and where that is.
+    pub scratch: Option<(PathBuf, u64)>,
+}
+
+/// How a member's bytes are laid out, which decides how unchanged parts are recognised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "layout")]
+pub enum Layout {
+    /// A stream; each block that the engine hands over is compared as a whole.
+    Stream,
+    /// Fixed pages at fixed offsets, compared one by one.
+    Pages {
+        /// A power of two from 512 to 65536.
+        page_bytes: u32,
+    },
+}
+
+/// What a member is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum MemberKind {
+    /// Definitions: tables, indexes, constraints.
+    Schema,
+    /// Definitions outside the database: roles.
+    Globals,
+    /// A table's rows, or a part of them.
+    Rows,
+    /// Large objects.
+    LargeObjects,
+    /// Values of sequences.
+    Sequences,
+    /// A file of the database.
+    File,
+}
+
+/// One member of a backup.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MemberSpec {
+    /// Unique in the backup, `/`-separated, stable from one backup to the next: `data/public.orders/0000000`.
+    pub name: String,
+    /// What it is.
+    pub kind: MemberKind,
+    /// How its bytes are laid out.
+    #[serde(flatten)]
+    pub layout: Layout,
+    /// Expected size in bytes; not a promise.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub size_hint: Option<u64>,
+    /// The table that it belongs to, named as in [`TableFacts::table`].
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub table: Option<String>,
+    /// What the adapter needs to put it back; opaque to everybody else, and free of row contents.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub attributes: BTreeMap<String, serde_json::Value>,
+}
+
+/// A piece of a member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// Where it stands in the member. Blocks of a stream follow each other without a gap; pages come in order, and
+    /// a block of pages is a whole number of them (the member's last one may be short).
+    pub offset: u64,
+    /// The bytes; at most 4 MiB.
+    pub bytes: Bytes,
+}
+
+/// A member's blocks, in order.
+pub type BlockStream = BoxStream<'static, Result<Block>>;
+
+/// The moment that a backup shows.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ConsistencyPoint {
+    /// The instant, by the context's clock.
+    pub at: DateTime<Utc>,
+    /// The engine's own name for it: an exported snapshot, an LSN, an offset, a change counter.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub position: Option<String>,
+    /// The timeline, stream or replication id that the position belongs to.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub timeline: Option<String>,
+}
+
+/// What is being backed up, as the manifest records it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SourceDescription {
+    /// The engine.
+    pub engine: EngineKind,
+    /// Its version.
+    pub version: ServerVersion,
+    /// Rows or files.
+    pub mode: BackupMode,
+    /// The database's name, no location and no credentials.
+    pub database: String,
+    /// What tells this database from a copy of it under the same name, where the engine has such.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub system_identifier: Option<String>,
+    /// The moment.
+    pub consistency: ConsistencyPoint,
+    /// What the adapter needs at restore (encodings, collations, index-to-table map); no row contents.
+    #[serde(default)]
+    pub attributes: BTreeMap<String, serde_json::Value>,
+}
+
+/// What is known when everything was read.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SessionSummary {
+    /// Rows and digests of each table.
+    pub tables: Vec<TableFacts>,
+    /// What the reader should know: objects left out for want of a privilege, for example.
+    pub warnings: Vec<String>,
+}
+
+/// An engine that can be backed up.
+#[async_trait]
+pub trait BackupSource: Send + Sync {
+    /// Looks, without changing anything, whether a backup would succeed: versions, client tools, privileges, named
+    /// tables, scratch space.
+    ///
+    /// # Errors
+    /// Only when the look itself fails (`Unreachable`, `Denied`); what is wrong is a finding.
+    async fn preflight(&self, ctx: &OpContext, request: &BackupRequest) -> Result<Preflight>;
+
+    /// Takes a consistent snapshot and lists what is in it.
+    ///
+    /// # Errors
+    /// `Unreachable`, `Denied`, `Unsupported`, `NotFound`, `Exhausted`.
+    ///
+    /// # Cancellation
+    /// Dropping the future leaves nothing behind on the server; temporary files go with the session.
+    async fn open(&self, ctx: &OpContext, request: &BackupRequest) -> Result<Box<dyn BackupSession>>;
+}
+
+/// An open snapshot. Dropping it releases the snapshot and every temporary thing, without a word.
+#[async_trait]
+pub trait BackupSession: Send + Sync {
+    /// What is being read.
+    fn describe(&self) -> &SourceDescription;
+
+    /// The members, in a good order to start them: largest first within what the engine prefers.
+    fn members(&self) -> &[MemberSpec];
+
+    /// Reads one member of [`members`](Self::members). Up to `jobs` members may be read at once. The stream owns
+    /// all that it needs; dropping it stops the reading.
+    ///
+    /// # Errors
+    /// `Unreachable`, `Denied`, `NotFound` (dropped since), here or as an item of the stream, which then ends.
+    async fn read(&self, ctx: &OpContext, member: &MemberSpec) -> Result<BlockStream>;
+
+    /// Ends the snapshot after every member was read to its end, and gives the facts.
+    ///
+    /// # Errors
+    /// `Internal` when a member was not read to its end; `Conflict` when the snapshot was lost meanwhile.
+    async fn finish(self: Box<Self>, ctx: &OpContext) -> Result<SessionSummary>;
+}

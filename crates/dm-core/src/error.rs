@@ -1,0 +1,241 @@
+//! The one error at the ports.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+use crate::EngineKind;
+
+/// Result of every port.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What a caller can do about a failure. A kind exists only where a caller acts differently.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The request or the configuration is wrong; asking again without a change is pointless.
+    Invalid,
+    /// The thing named does not exist.
+    NotFound,
+    /// The thing to be made exists already, or a destination is not empty.
+    AlreadyExists,
+    /// The other side could not be reached, or the connection was lost.
+    Unreachable,
+    /// The other side refused: credentials, privileges, or our own access rules.
+    Denied,
+    /// The engine or store cannot do this; the message names the alternative.
+    Unsupported,
+    /// Somebody else changed the state that the request relied on (a stale plan, a lost lease).
+    Conflict,
+    /// Somebody else is using it just now; later is fine.
+    Busy,
+    /// Stored data is not what was written: a digest, a format or a structure does not hold.
+    Corrupt,
+    /// Disk, memory or a quota is used up.
+    Exhausted,
+    /// The caller cancelled.
+    Interrupted,
+    /// The deadline passed.
+    Timeout,
+    /// A confirmation is needed and there was nobody to ask.
+    ConfirmationNeeded,
+    /// A check ran and found problems.
+    CheckFailed,
+    /// Some parts were done, others were not; the message says which.
+    Partial,
+    /// A defect of this program or an answer nobody expected.
+    Internal,
+}
+
+/// Did anything happen? A retry is safe only when this is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Effect {
+    /// Nothing was changed.
+    #[default]
+    None,
+    /// Everything asked for was done, the failure came after.
+    Applied,
+    /// A part was done.
+    Partial,
+    /// Nobody knows: for example a connection lost during COMMIT.
+    Unknown,
+}
+
+/// An opaque error with its kind, its place and its effect.
+///
+/// `Display` gives one lowercase sentence without the source; binaries print the chain of sources and the
+/// [`hint`](Error::hint) — the way out — at the edge.
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    kind: ErrorKind,
+    effect: Effect,
+    message: String,
+    operation: Option<&'static str>,
+    engine: Option<EngineKind>,
+    subject: Option<String>,
+    hint: Option<String>,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+impl Error {
+    /// Makes an error of a kind with a message (lowercase, no final stop, no secret).
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self(Box::new(Inner {
+            kind,
+            effect: Effect::None,
+            message: message.into(),
+            operation: None,
+            engine: None,
+            subject: None,
+            hint: None,
+            source: None,
+        }))
+    }
+
+    /// An [`ErrorKind::Invalid`].
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Invalid, message)
+    }
+
+    /// An [`ErrorKind::NotFound`].
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::NotFound, message)
+    }
+
+    /// An [`ErrorKind::Unsupported`].
+    pub fn unsupported(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Unsupported, message)
+    }
+
+    /// An [`ErrorKind::Corrupt`].
+    pub fn corrupt(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Corrupt, message)
+    }
+
+    /// An [`ErrorKind::Internal`].
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Internal, message)
+    }
+
+    /// An [`ErrorKind::Interrupted`].
+    pub fn interrupted() -> Self {
+        Self::new(ErrorKind::Interrupted, "interrupted")
+    }
+
+    /// Says what is known of the effect.
+    #[must_use]
+    pub fn with_effect(mut self, effect: Effect) -> Self {
+        self.0.effect = effect;
+        self
+    }
+
+    /// Names the operation, for example `"backup run"`. The innermost name is kept.
+    #[must_use]
+    pub fn in_operation(mut self, operation: &'static str) -> Self {
+        self.0.operation.get_or_insert(operation);
+        self
+    }
+
+    /// Names the engine. The innermost is kept.
+    #[must_use]
+    pub fn on_engine(mut self, engine: EngineKind) -> Self {
+        self.0.engine.get_or_insert(engine);
+        self
+    }
+
+    /// Names what it was about: a table, an object key, a backup. The innermost is kept.
+    #[must_use]
+    pub fn about(mut self, subject: impl Into<String>) -> Self {
+        self.0.subject.get_or_insert_with(|| subject.into());
+        self
+    }
+
+    /// Gives the way out, in words a person can act on.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.0.hint = Some(hint.into());
+        self
+    }
+
+    /// Keeps the cause.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// The kind.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// What is known of the effect.
+    #[must_use]
+    pub fn effect(&self) -> Effect {
+        self.0.effect
+    }
+
+    /// The operation, where it was named.
+    #[must_use]
+    pub fn operation(&self) -> Option<&'static str> {
+        self.0.operation
+    }
+
+    /// The engine, where there was one.
+    #[must_use]
+    pub fn engine(&self) -> Option<EngineKind> {
+        self.0.engine
+    }
+
+    /// What it was about.
+    #[must_use]
+    pub fn subject(&self) -> Option<&str> {
+        self.0.subject.as_deref()
+    }
+
+    /// The way out.
+    #[must_use]
+    pub fn hint(&self) -> Option<&str> {
+        self.0.hint.as_deref()
+    }
+
+    /// Whether the same call may be made again: the failure is of the passing sort and nothing happened.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self.0.kind, ErrorKind::Unreachable | ErrorKind::Busy | ErrorKind::Timeout)
+            && self.0.effect == Effect::None
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(subject) = &self.0.subject {
+            write!(f, "{subject}: ")?;
+        }
+        f.write_str(&self.0.message)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Error")
+            .field("kind", &self.0.kind)
+            .field("effect", &self.0.effect)
+            .field("operation", &self.0.operation)
+            .field("engine", &self.0.engine)
+            .field("subject", &self.0.subject)
+            .field("message", &self.0.message)
+            .field("hint", &self.0.hint)
+            .field("source", &self.0.source)
+            .finish()
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source.as_deref().map(|s| s as _)
+    }
+}

@@ -1,0 +1,1 @@
+//! The system's own state in SQLite or PostgreSQL, from one SQL text.

@@ -1,0 +1,1 @@
+//! Test-only: throwaway servers, conformance suites, fault injection, fixed clock.
