@@ -1,1 +1,13 @@
-//! Test-only: throwaway servers, conformance suites, fault injection, fixed clock.
+//! What the tests stand on: throwaway servers, fault injection, a settable clock, an engine in memory, and the
+//! conformance suites that every adapter runs.
+//!
+//! A dev-dependency only; nothing of it ships. A server that is not installed makes its tests *skip, loudly*
+//! ([`require!`]), and under `CI=true` fail. Servers listen on loopback and end with the test process, even a killed
+//! one.
+
+mod availability;
+pub mod postgres;
+mod throwaway;
+
+pub use availability::{Failure, Unavailable, available, in_ci};
+pub use throwaway::{cache_dir, wait_until};

@@ -1,0 +1,24 @@
+//! Throwaway PostgreSQL servers of majors 15, 16 and 18.
+//!
+//! ```no_run
+//! # async fn f() -> Result<(), Box<dyn std::error::Error>> {
+//! use dm_testkit::postgres::Server;
+//! let server = dm_testkit::require!(Server::shared(15), Ok(()));
+//! let db = server.database("orders").await?;
+//! db.psql("CREATE TABLE t (id int); INSERT INTO t VALUES (1)").await?;
+//! assert_eq!(db.psql("SELECT count(*) FROM t").await?, "1");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A server listens on a free port of 127.0.0.1 only, asks for passwords (SCRAM), runs as an unprivileged user,
+//! writes without fsync into a temporary folder, and goes away with the process that started it.
+
+mod database;
+mod install;
+mod server;
+mod shared;
+
+pub use database::{Role, TestDatabase};
+pub use install::Install;
+pub use server::{Options, Server, StopMode};

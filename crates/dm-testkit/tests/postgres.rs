@@ -1,0 +1,69 @@
+//! The harness itself: servers come up, stand apart, and leave nothing behind.
+
+use dm_testkit::postgres::{Options, Server, StopMode};
+use dm_testkit::require;
+
+async fn round_trip(major: u32) {
+    let server = require!(Server::shared(major));
+    let db = server.database("We\"ird Name").await.unwrap();
+    let version = db.psql("SHOW server_version_num").await.unwrap();
+    assert!(version.starts_with(&major.to_string()), "{version}");
+    db.psql("CREATE TABLE t (id int, name text); INSERT INTO t VALUES (1, 'ä'), (2, NULL)").await.unwrap();
+    assert_eq!(db.psql("SELECT * FROM t ORDER BY id").await.unwrap(), "1|ä\n2|");
+    let error = db.psql("SELECT 1; SELECT * FROM nowhere; SELECT 2").await.unwrap_err();
+    assert!(error.0.contains("nowhere"), "{error}");
+
+    let role = server.role("reader", "NOSUPERUSER").await.unwrap();
+    assert!(db.psql_as(&role, "SELECT * FROM t").await.unwrap_err().0.contains("permission denied"));
+    let wrong = dm_testkit::postgres::Role { password: "wrong".into(), ..role };
+    assert!(db.psql_as(&wrong, "SELECT 1").await.unwrap_err().0.contains("password authentication failed"));
+    assert_eq!(server.psql("SHOW listen_addresses").await.unwrap(), "127.0.0.1");
+
+    let name = db.name().to_owned();
+    drop(db);
+    let left =
+        server.psql(&format!("SELECT count(*) FROM pg_database WHERE datname = '{name}'")).await.unwrap();
+    assert_eq!(left, "0");
+}
+
+#[tokio::test]
+async fn postgres_15_round_trip() {
+    round_trip(15).await;
+}
+
+#[tokio::test]
+async fn postgres_16_round_trip() {
+    round_trip(16).await;
+}
+
+#[tokio::test]
+async fn postgres_18_round_trip() {
+    round_trip(18).await;
+}
+
+#[tokio::test]
+async fn postgres_15_has_the_contributed_extensions() {
+    let server = require!(Server::shared(15));
+    let db = server.database("contrib").await.unwrap();
+    db.psql("CREATE EXTENSION pgstattuple; CREATE EXTENSION amcheck; CREATE EXTENSION pg_stat_statements")
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_private_server_survives_a_crash_and_leaves_nothing() {
+    let options = Options::default().with_setting("max_connections", "17");
+    let server = require!(Server::private(18, &options));
+    let db = server.database("x").await.unwrap();
+    assert_eq!(db.psql("SHOW max_connections").await.unwrap(), "17");
+    db.psql("SET synchronous_commit = on; CREATE TABLE t AS SELECT 1 AS id").await.unwrap();
+    server.restart(StopMode::Immediate).unwrap();
+    assert_eq!(db.psql("SELECT * FROM t").await.unwrap(), "1");
+    server.stop(StopMode::Fast).unwrap();
+    assert!(db.psql("SELECT 1").await.is_err());
+    assert!(server.pid().is_err());
+    let folder = server.data_dir().parent().unwrap().to_owned();
+    drop(db);
+    drop(server);
+    dm_testkit::wait_until("the server's folder is gone", || !folder.exists());
+}
