@@ -1,0 +1,3 @@
+//! The examples are the files beside this one; this library is empty.
+//!
+//! `cargo run --example quickstart_sqlite`

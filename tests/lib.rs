@@ -1,0 +1,1 @@
+//! Scenarios across crates stand in `scenarios/`; this library is empty.

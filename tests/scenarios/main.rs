@@ -1,0 +1,8 @@
+//! The main job through the facade, on real engines and real stores.
+//!
+//! One binary, so that the servers are shared and the link is paid once.
+
+mod bad_input;
+mod postgres_story;
+mod sqlite_story;
+mod support;
