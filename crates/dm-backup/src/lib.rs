@@ -1,1 +1,54 @@
 //! Backup, verification, restore and retention of backups.
+//!
+//! The policy that is the same for every engine: what an engine can do comes through the ports of `dm-core`, where bytes go
+//! is the business of `dm-repository`. No code here asks which engine it is talking to.
+//!
+//! - [`BackupService::run`] makes a backup; nothing counts until it is committed.
+//! - [`BackupService::plan_restore`] and [`BackupService::apply_restore`] bring one back, sealed until proven.
+//! - [`keep`] decides which backups stay; [`BackupService::plan_expire`] shows it, [`BackupService::apply_expire`] does it.
+//! - [`BackupService::list`], [`verify`](BackupService::verify), [`export`](BackupService::export) and the rest are what
+//!   a person asks of a repository.
+//!
+//! Everything that deletes or overwrites is a plan first; a plan that no longer fits the world is refused.
+
+pub mod keep;
+
+mod delete;
+mod expire;
+mod export;
+mod list;
+mod parent;
+mod pool;
+mod preflight;
+mod record;
+mod restore;
+mod run;
+mod select;
+mod verify;
+
+use dm_repository::Repository;
+
+pub use delete::{DeleteEntry, DeletePlan};
+pub use expire::{Decision, ExpireEntry, ExpirePlan, ExpireReport};
+pub use export::{ExportReport, ExportedFile};
+pub use list::{BackupDetails, BackupList, BackupRow, BackupSize, SizeReport, TargetSize};
+pub use preflight::{DiskCheck, FreeSpace, refuse};
+pub use restore::{ApplyOptions, RestorePlan, RestoreReport, Unproven};
+pub use run::{RunOptions, RunReport, Stage, Step};
+pub use select::{BackupPrefix, Selector};
+pub use verify::{VerifiedBackup, VerifyReport, VerifyScope};
+
+/// Everything that is done with the backups of one repository.
+#[derive(Clone, Debug)]
+pub struct BackupService {
+    /// The repository.
+    pub repository: Repository,
+}
+
+impl BackupService {
+    /// The service over an open repository.
+    #[must_use]
+    pub fn new(repository: Repository) -> Self {
+        Self { repository }
+    }
+}

@@ -153,6 +153,12 @@ pub trait RestoreSession: Send + Sync {
     /// up to `jobs` at once.
     fn stages(&self) -> Vec<Vec<usize>>;
 
+    /// Where the sealed place is, without secrets, for whoever must look at it or remove it by hand; `None` when its
+    /// name would help nobody.
+    fn location(&self) -> Option<String> {
+        None
+    }
+
     /// Writes one member.
     ///
     /// # Errors

@@ -1,0 +1,86 @@
+//! What stands beside the files: how to load them with nothing but the engine's own tools.
+
+use std::fmt::Write;
+
+use dm_core::{ByteSize, MemberKind};
+use dm_repository::BackupHeader;
+
+use super::ExportedFile;
+use super::files::{FilePlan, is_text_rows};
+
+/// A psql script that loads the rows; `None` when there are no text rows.
+pub(super) fn restore_sql(plans: &[FilePlan]) -> Option<String> {
+    let mut script = String::from(
+        "-- Loads the rows of this export. Create the tables first; see README.txt.\n\
+         -- Run it in this folder: psql -d <database> -f restore.sql\n\
+         \\set ON_ERROR_STOP on\n\
+         SET session_replication_role = replica; -- no triggers, no foreign key checks while loading\n",
+    );
+    let mut any = false;
+    for plan in plans {
+        let Some((member, _)) = plan.members.first().filter(|(m, _)| is_text_rows(m)) else { continue };
+        let Some(table) = &plan.table else { continue };
+        any = true;
+        if table.chars().any(char::is_control) {
+            let _ = writeln!(
+                script,
+                "-- {} holds a table whose name has control characters: load it by hand",
+                plan.path
+            );
+            continue;
+        }
+        let columns: Vec<String> = member
+            .attributes
+            .get("columns")
+            .and_then(|c| c.as_array())
+            .map(|list| list.iter().filter_map(|c| c.as_str()).map(quoted).collect())
+            .unwrap_or_default();
+        let columns = if columns.is_empty() { String::new() } else { format!(" ({})", columns.join(", ")) };
+        let _ = writeln!(script, "\\copy {table}{columns} FROM '{}'", plan.path);
+    }
+    script.push_str("RESET session_replication_role;\nANALYZE;\n");
+    any.then_some(script)
+}
+
+fn quoted(column: &str) -> String {
+    format!("\"{}\"", column.replace('"', "\"\""))
+}
+
+/// What is here and what to do with it.
+pub(super) fn readme(backup: &BackupHeader, files: &[ExportedFile]) -> String {
+    let mut text = format!(
+        "Backup {} of {} ({} {}, {} {}), as of {}.\n\nNothing but the engine's own tools is needed to load it.\n\n",
+        backup.id,
+        backup.target,
+        backup.engine,
+        backup.engine_version.text,
+        backup.kind,
+        backup.mode,
+        backup.consistency.at.to_rfc3339()
+    );
+    let has = |kind| files.iter().any(|f| f.kind == kind);
+    let steps = [
+        (MemberKind::Globals, "Roles: run the globals file with psql, as a superuser."),
+        (
+            MemberKind::Schema,
+            "Tables: a .dump file goes through pg_restore (--section=pre-data before the rows, --section=post-data\n\
+             after them); a .sql file is run as it is.",
+        ),
+        (MemberKind::Rows, "Rows: in this folder, psql -d <database> -f restore.sql."),
+        (
+            MemberKind::Sequences,
+            "Sequences: see the sequences file; each line is one sequence and its value.",
+        ),
+        (MemberKind::LargeObjects, "Large objects: see their file."),
+        (MemberKind::File, "Files: a database file opens as it is; copy it to where it belongs."),
+    ];
+    for (number, (_, step)) in steps.iter().filter(|(kind, _)| has(*kind)).enumerate() {
+        let _ = writeln!(text, "{}. {step}", number + 1);
+    }
+    text.push_str("\nFiles:\n");
+    for file in files {
+        let _ = writeln!(text, "  {}  ({})", file.path, ByteSize(file.bytes));
+    }
+    text.push_str("\nmanifest.json says the same for programs; an export without it was not finished.\n");
+    text
+}

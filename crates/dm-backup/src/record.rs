@@ -1,0 +1,61 @@
+//! What the repository's records of a backup mean to the rest of this crate.
+
+use dm_core::{BackupId, Level, TargetName};
+use dm_repository::{BackupHeader, Listing, VerifyLevel};
+
+use crate::keep::{Candidate, Soundness};
+
+/// What the last verification says. Only one that read every stored byte proves anything good; any of them may prove
+/// something bad.
+pub(crate) fn soundness(listing: &Listing, id: BackupId) -> Soundness {
+    match listing.verified.get(&id) {
+        Some(v) if !v.ok => Soundness::Damaged,
+        Some(v) if v.level >= VerifyLevel::Stored => Soundness::Verified,
+        _ => Soundness::Unverified,
+    }
+}
+
+/// Whether somebody pinned it.
+pub(crate) fn pinned(listing: &Listing, id: BackupId) -> bool {
+    listing.pins.get(&id).is_some_and(|p| p.pinned)
+}
+
+/// What an upgrade or a new cluster changes: backups of one generation are of one database.
+pub(crate) fn generation(header: &BackupHeader) -> String {
+    format!(
+        "{} {} {} {}",
+        header.engine,
+        header.engine_version.major,
+        header.mode,
+        header.system_identifier.as_deref().unwrap_or("-")
+    )
+}
+
+/// The complete backups of a target as the keep-rules see them.
+pub(crate) fn candidates(listing: &Listing, target: &TargetName) -> Vec<Candidate> {
+    of_target(listing, target)
+        .map(|header| Candidate {
+            id: header.id,
+            kind: header.kind,
+            at: header.consistency.at,
+            references: header.references.clone(),
+            generation: generation(header),
+            soundness: soundness(listing, header.id),
+            pinned: pinned(listing, header.id),
+            stored_bytes: header.sizes.stored,
+        })
+        .collect()
+}
+
+/// The complete backups of a target, oldest first, without those that are being deleted.
+pub(crate) fn of_target<'a>(
+    listing: &'a Listing,
+    target: &'a TargetName,
+) -> impl DoubleEndedIterator<Item = &'a BackupHeader> {
+    listing.backups.iter().filter(move |h| h.target == *target && !listing.tombstoned.contains(&h.id))
+}
+
+/// Whether the listing is known to be whole. What could not be read may reference anything.
+pub(crate) fn is_complete(listing: &Listing) -> bool {
+    listing.problems.iter().all(|p| p.level < Level::Error)
+}

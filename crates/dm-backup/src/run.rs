@@ -1,0 +1,360 @@
+//! Making a backup: look, choose the base, open the snapshot, write the members, commit, verify.
+//!
+//! Nothing is a backup until it is committed. Whatever fails or is cancelled before that is abandoned: marked in the
+//! repository, so that the next sweep removes what it wrote, and no reader ever sees it.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use dm_core::{
+    BackupKind, BackupRequest, BackupSession, BackupSource, Effect, Engine, Error, ErrorKind, Finding, Level,
+    MemberSpec, OpContext, Progress, Result, SessionSummary, SourceDescription, TargetName,
+};
+use dm_repository::{BackupHeader, BackupStart, BackupWriter, Verification, VerifyLevel};
+use futures::StreamExt;
+use serde::{Deserialize, Serialize};
+
+use crate::BackupService;
+use crate::parent::{self, Origin};
+use crate::pool;
+use crate::preflight::{DiskCheck, refuse, source_of};
+
+/// What to back up, and how.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// The target: the folder of its backups.
+    pub target: TargetName,
+    /// Full, differential or incremental.
+    pub kind: BackupKind,
+    /// What the engine is asked for. The digest key is filled in.
+    pub request: BackupRequest,
+    /// How deep to verify right after the commit; not at all when `None`.
+    pub verify_after: Option<VerifyLevel>,
+    /// What to ask of the local disks.
+    pub disk: DiskCheck,
+}
+
+impl RunOptions {
+    /// A full backup of a target with the defaults, without a verification.
+    #[must_use]
+    pub fn full(target: TargetName) -> Self {
+        Self {
+            target,
+            kind: BackupKind::Full,
+            request: BackupRequest::default(),
+            verify_after: None,
+            disk: DiskCheck::default(),
+        }
+    }
+
+    /// The same of another kind.
+    #[must_use]
+    pub fn of_kind(mut self, kind: BackupKind) -> Self {
+        self.kind = kind;
+        self
+    }
+}
+
+/// When a step of a run took place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Before the snapshot.
+    Pre,
+    /// While it was open.
+    During,
+    /// After the commit.
+    Post,
+}
+
+/// One step of a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// When.
+    pub stage: Stage,
+    /// What: `preflight`, `open`, `read`, `commit`, `verify`.
+    pub name: String,
+    /// How long it took, in milliseconds.
+    pub duration_ms: u64,
+}
+
+/// What a run did.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunReport {
+    /// The backup.
+    pub backup: BackupHeader,
+    /// Tables with facts (row count, content digest).
+    pub tables: u64,
+    /// Their rows.
+    pub rows: u64,
+    /// Bytes read from the engine.
+    pub read_bytes: u64,
+    /// Bytes added to the repository.
+    pub stored_bytes: u64,
+    /// Bytes that stood there already.
+    pub reused_bytes: u64,
+    /// From the first look to the end, in milliseconds.
+    pub duration_ms: u64,
+    /// What a person should know.
+    pub warnings: Vec<String>,
+    /// The preflight's findings.
+    pub findings: Vec<Finding>,
+    /// The verification, where one was asked for.
+    pub verification: Option<Verification>,
+    /// The steps in order.
+    pub steps: Vec<Step>,
+}
+
+/// Times the steps.
+struct Steps {
+    began: Instant,
+    done: Vec<Step>,
+}
+
+impl Steps {
+    async fn time<T>(&mut self, stage: Stage, name: &str, work: impl Future<Output = T>) -> T {
+        let began = Instant::now();
+        let result = work.await;
+        let step = Step { stage, name: name.to_owned(), duration_ms: millis(began.elapsed()) };
+        tracing::debug!(step = name, duration_ms = step.duration_ms, "step ended");
+        self.done.push(step);
+        result
+    }
+}
+
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A snapshot and the place that it goes to.
+struct Opened {
+    writer: BackupWriter,
+    session: Box<dyn BackupSession>,
+}
+
+impl BackupService {
+    /// Makes a backup. `Ok` means: committed, durable, and verified where that was asked for.
+    ///
+    /// # Errors
+    /// - `Unsupported`: the engine cannot, or this kind of backup is not possible here; the hint names the alternative.
+    /// - `NotFound`, `Invalid`, `Denied`, `Exhausted`: the preflight found what would make it fail.
+    /// - `CheckFailed` with effect `Applied`: committed, but the verification found it damaged.
+    /// - `Interrupted`: the context was cancelled; no backup was committed.
+    /// - what engine and repository fail with; no backup was committed unless the effect says otherwise.
+    ///
+    /// # Cancellation
+    /// Cancel through the context: what was written is then marked for the next sweep. Dropping the future leaves it to be
+    /// recognised as garbage when its lease has run out. Running again is always safe.
+    pub async fn run(&self, ctx: &OpContext, engine: &dyn Engine, options: RunOptions) -> Result<RunReport> {
+        self.run_steps(ctx, engine, options)
+            .await
+            .map_err(|e| e.in_operation("backup run").on_engine(engine.kind()))
+    }
+
+    async fn run_steps(
+        &self,
+        ctx: &OpContext,
+        engine: &dyn Engine,
+        options: RunOptions,
+    ) -> Result<RunReport> {
+        let mut steps = Steps { began: Instant::now(), done: Vec::new() };
+        ctx.check()?;
+        let source = source_of(engine)?;
+        parent::require_capability(options.kind, engine.kind(), engine.capabilities())?;
+        parent::require_index(options.kind, self.repository.can_read_index())?;
+        ctx.progress(Progress::Phase { name: "checking", total_bytes: None });
+        let look = steps.time(Stage::Pre, "preflight", self.preflight(ctx, engine, &options)).await?;
+        refuse(&look.findings, "the backup")?;
+        let mut warnings: Vec<String> = look
+            .findings
+            .iter()
+            .filter(|f| f.level == Level::Warning)
+            .map(|f| format!("{}: {}", f.check, f.message))
+            .collect();
+
+        let opened =
+            steps.time(Stage::Pre, "open", self.open(ctx, engine, source.as_ref(), &options)).await?;
+        ctx.progress(Progress::Phase { name: "reading", total_bytes: Some(look.estimated_bytes) });
+        let written = steps.time(Stage::During, "read", write(ctx, opened, options.request.jobs)).await?;
+        warnings.extend(written.summary.warnings.iter().cloned());
+
+        ctx.progress(Progress::Phase { name: "committing", total_bytes: None });
+        let Written { writer, source, summary, reused_bytes } = written;
+        let backup = steps.time(Stage::During, "commit", writer.commit(ctx, source, summary)).await?;
+        tracing::info!(backup = %backup.id, target = %backup.target, kind = %backup.kind, stored = backup.sizes.stored, "backup committed");
+
+        let mut verification = None;
+        if let Some(level) = options.verify_after {
+            ctx.progress(Progress::Phase { name: "verifying", total_bytes: None });
+            let verified =
+                steps.time(Stage::Post, "verify", self.repository.verify(ctx, &backup, level)).await;
+            verification = Some(proven(&backup, verified)?);
+        }
+        for warning in &warnings {
+            ctx.progress(Progress::Warning(warning.clone()));
+        }
+        Ok(RunReport {
+            tables: backup.counts.tables,
+            rows: backup.counts.rows,
+            read_bytes: backup.sizes.read,
+            stored_bytes: backup.sizes.stored,
+            reused_bytes,
+            backup,
+            duration_ms: millis(steps.began.elapsed()),
+            warnings,
+            findings: look.findings,
+            verification,
+            steps: steps.done,
+        })
+    }
+
+    /// Begins in the repository and opens the snapshot. The digest key comes from the base, so the base is chosen first, by
+    /// what is known; when the open source turns out to be another one, the choice is made once more.
+    async fn open(
+        &self,
+        ctx: &OpContext,
+        engine: &dyn Engine,
+        source: &dyn BackupSource,
+        options: &RunOptions,
+    ) -> Result<Opened> {
+        let mut origin = Origin::expected(engine.kind(), options.request.mode);
+        for _ in 0..2 {
+            let base = self.base_for(ctx, options, &origin).await?;
+            let start = BackupStart {
+                target: options.target.clone(),
+                kind: options.kind,
+                parent: base.clone(),
+                started_at: ctx.now(),
+            };
+            let writer = ctx.run(self.repository.begin(ctx, start)).await?;
+            let request = BackupRequest { digest_key: writer.digest_key(), ..options.request.clone() };
+            let session = match ctx.run(source.open(ctx, &request)).await {
+                Ok(session) => session,
+                Err(error) => return Err(abandon(ctx, writer, error).await),
+            };
+            origin = Origin::of(session.describe());
+            if base.is_none_or(|base| origin.fits(&base)) {
+                return Ok(Opened { writer, session });
+            }
+            drop(session);
+            let other = Error::new(ErrorKind::Conflict, "the database is another one than a moment ago");
+            abandon(ctx, writer, other).await;
+        }
+        Err(Error::new(ErrorKind::Conflict, "the database is another one than a moment ago")
+            .with_hint("look whether somebody replaces the server just now, then try again"))
+    }
+
+    async fn base_for(
+        &self,
+        ctx: &OpContext,
+        options: &RunOptions,
+        origin: &Origin,
+    ) -> Result<Option<BackupHeader>> {
+        if options.kind == BackupKind::Full {
+            return Ok(None);
+        }
+        let listing = ctx.run(self.repository.list(ctx, Some(&options.target))).await?;
+        parent::choose(&listing, &options.target, options.kind, origin).map(Some)
+    }
+}
+
+/// Everything is in the repository but the commit.
+struct Written {
+    writer: BackupWriter,
+    source: SourceDescription,
+    summary: SessionSummary,
+    reused_bytes: u64,
+}
+
+/// Writes every member and ends the snapshot; abandons the backup when that fails.
+async fn write(ctx: &OpContext, opened: Opened, jobs: usize) -> Result<Written> {
+    let Opened { writer, session } = opened;
+    let (writer, session) = (Arc::new(writer), Arc::new(session));
+    let reused = Arc::new(AtomicU64::new(0));
+    let members = session.members().to_vec();
+    let result = pool::each(ctx, jobs, members, |task, member| {
+        write_member(task, Arc::clone(&writer), Arc::clone(&session), member, Arc::clone(&reused))
+    })
+    .await;
+    let lost = || Error::internal("a task of the backup outlived it");
+    let writer = Arc::try_unwrap(writer).map_err(|_| lost())?;
+    let finished = match (result, Arc::try_unwrap(session)) {
+        (Err(error), _) => Err(error),
+        (Ok(()), Err(_)) => Err(lost()),
+        (Ok(()), Ok(session)) => {
+            let source = session.describe().clone();
+            ctx.run(session.finish(ctx)).await.map(|summary| (source, summary))
+        }
+    };
+    match finished {
+        Ok((source, summary)) => {
+            Ok(Written { writer, source, summary, reused_bytes: reused.load(Ordering::Relaxed) })
+        }
+        Err(error) => Err(abandon(ctx, writer, error).await),
+    }
+}
+
+async fn write_member(
+    ctx: OpContext,
+    writer: Arc<BackupWriter>,
+    session: Arc<Box<dyn BackupSession>>,
+    member: MemberSpec,
+    reused: Arc<AtomicU64>,
+) -> Result<()> {
+    let name = member.name.clone();
+    let blocks = session.read(&ctx, &member).await.map_err(|e| e.about(&name))?;
+    let progress = ctx.clone();
+    let blocks = blocks.inspect(move |block| {
+        if let Ok(block) = block {
+            progress.progress(Progress::Bytes(block.bytes.len() as u64));
+        }
+    });
+    let summary = writer.write_member(&ctx, member, blocks.boxed()).await.map_err(|e| e.about(&name))?;
+    reused.fetch_add(summary.reused_bytes, Ordering::Relaxed);
+    ctx.progress(Progress::Item(name));
+    Ok(())
+}
+
+/// Marks what was written so far, and gives back the error that led here. That marking fails as well changes nothing for
+/// the reader: without a commit there is no backup, and the folder is garbage when its lease has run out.
+async fn abandon(ctx: &OpContext, writer: BackupWriter, error: Error) -> Error {
+    let id = writer.id();
+    if let Err(second) = writer.abandon(&pool::cleanup(ctx)).await {
+        tracing::warn!(backup = %id, error = %second, "an unfinished backup could not be marked; a later sweep removes it");
+        ctx.progress(Progress::Warning(format!("{id} is unfinished and could not be marked: {second}")));
+    } else {
+        tracing::info!(backup = %id, error = %error, "backup abandoned");
+    }
+    error
+}
+
+/// The verification right after the commit, or the error that says what stands there.
+fn proven(backup: &BackupHeader, verified: Result<Verification>) -> Result<Verification> {
+    match verified {
+        Ok(verification) if verification.ok => Ok(verification),
+        Ok(verification) => {
+            let found: Vec<&str> = verification
+                .findings
+                .iter()
+                .filter(|f| f.level == Level::Error)
+                .take(3)
+                .map(|f| f.message.as_str())
+                .collect();
+            Err(Error::new(
+                ErrorKind::CheckFailed,
+                format!("committed, but the verification found it damaged: {}", found.join("; ")),
+            )
+            .about(backup.id.to_string())
+            .with_effect(Effect::Applied)
+            .with_hint("look after the storage, then take another full backup"))
+        }
+        Err(error) => {
+            Err(error.with_effect(Effect::Applied).about(backup.id.to_string()).with_hint(format!(
+                "the backup {} is committed, only its verification did not end: verify it again",
+                backup.id
+            )))
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! How a person names a backup: the newest one, or the beginning of an id.
+
+use std::fmt;
+use std::str::FromStr;
+
+use dm_core::{Error, OpContext, Result, TargetName};
+use dm_repository::{BackupHeader, Listing};
+use serde::{Deserialize, Serialize};
+
+use crate::BackupService;
+use crate::keep::Soundness;
+use crate::record::soundness;
+
+/// A backup id or its beginning: at least eight characters, so that a slip of the finger is unlikely to name
+/// another one. Only beginnings count, never a part from the middle.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct BackupPrefix(String);
+
+impl FromStr for BackupPrefix {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let text = text.trim().to_ascii_lowercase();
+        let good = text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
+        if good && (8..=36).contains(&text.len()) {
+            return Ok(Self(text));
+        }
+        Err(Error::invalid(format!("\"{text}\" is not a backup id"))
+            .with_hint("give the id that the list shows, or at least its first eight characters"))
+    }
+}
+
+impl TryFrom<String> for BackupPrefix {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<BackupPrefix> for String {
+    fn from(prefix: BackupPrefix) -> Self {
+        prefix.0
+    }
+}
+
+impl From<dm_core::BackupId> for BackupPrefix {
+    fn from(id: dm_core::BackupId) -> Self {
+        Self(id.to_string())
+    }
+}
+
+impl fmt::Display for BackupPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// Which backup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Selector {
+    /// The newest complete backup of a target.
+    Latest {
+        /// The target.
+        target: TargetName,
+        /// Only one that a verification found sound.
+        verified_only: bool,
+    },
+    /// By id.
+    Id {
+        /// Only among the backups of this target; all targets when `None`.
+        target: Option<TargetName>,
+        /// The id or its beginning.
+        id: BackupPrefix,
+    },
+}
+
+impl Selector {
+    /// The newest complete backup of a target, verified or not.
+    #[must_use]
+    pub fn latest(target: TargetName) -> Self {
+        Self::Latest { target, verified_only: false }
+    }
+
+    /// By full id.
+    #[must_use]
+    pub fn id(id: dm_core::BackupId) -> Self {
+        Self::Id { target: None, id: id.into() }
+    }
+
+    /// The target that narrows the search, where there is one.
+    #[must_use]
+    pub fn target(&self) -> Option<&TargetName> {
+        match self {
+            Self::Latest { target, .. } => Some(target),
+            Self::Id { target, .. } => target.as_ref(),
+        }
+    }
+}
+
+impl BackupService {
+    /// Finds the backup that a selector names.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none, saying what there is instead; `Invalid` when the beginning of an id fits several;
+    /// what listing the repository fails with.
+    pub async fn select(&self, ctx: &OpContext, selector: &Selector) -> Result<BackupHeader> {
+        let listing = self.repository.list(ctx, selector.target()).await?;
+        find(&listing, selector)
+    }
+}
+
+pub(crate) fn find(listing: &Listing, selector: &Selector) -> Result<BackupHeader> {
+    match selector {
+        Selector::Latest { target, verified_only } => latest(listing, target, *verified_only),
+        Selector::Id { target, id } => {
+            let fits = |h: &&BackupHeader| {
+                target.as_ref().is_none_or(|t| *t == h.target) && h.id.to_string().starts_with(&id.0)
+            };
+            let found: Vec<&BackupHeader> = listing.backups.iter().filter(fits).collect();
+            match found.as_slice() {
+                [one] => Ok((*one).clone()),
+                [] => Err(absent(listing, target.as_ref(), format!("there is no backup {id}"))),
+                several => {
+                    let ids: Vec<String> = several.iter().take(5).map(|h| h.id.to_string()).collect();
+                    Err(Error::invalid(format!("\"{id}\" is the beginning of {} backups", several.len()))
+                        .with_hint(format!("write more of it; it fits {}", ids.join(", "))))
+                }
+            }
+        }
+    }
+}
+
+fn latest(listing: &Listing, target: &TargetName, verified_only: bool) -> Result<BackupHeader> {
+    let mut newest_first = listing.backups.iter().rev().filter(|h| h.target == *target);
+    let found = newest_first.find(|h| !verified_only || soundness(listing, h.id) == Soundness::Verified);
+    found.cloned().ok_or_else(|| {
+        let unverified = verified_only && listing.backups.iter().any(|h| h.target == *target);
+        let message = if unverified { "no backup was verified" } else { "there is no backup" };
+        let error = absent(listing, Some(target), message.to_owned());
+        if unverified {
+            error.with_hint("run a verification, or ask for the latest one without it")
+        } else {
+            error
+        }
+    })
+}
+
+/// Not found, with what the reader may take it for: something is there but cannot be read.
+fn absent(listing: &Listing, target: Option<&TargetName>, message: String) -> Error {
+    let error = match target {
+        Some(target) => Error::not_found(message).about(target.as_str()),
+        None => Error::not_found(message),
+    };
+    match listing.problems.first() {
+        Some(problem) => error.with_hint(format!(
+            "{} things in the repository could not be read, the first: {}",
+            listing.problems.len(),
+            problem.message
+        )),
+        None => error.with_hint("list the backups to see what there is"),
+    }
+}

@@ -1,0 +1,142 @@
+//! Looking whether backups are still what was written.
+
+use chrono::{DateTime, Utc};
+use dm_core::{BackupId, Effect, Error, ErrorKind, Finding, Level, OpContext, Progress, Result, TargetName};
+use dm_repository::{BackupHeader, Listing, Verification, VerifyLevel};
+use serde::{Deserialize, Serialize};
+
+use crate::record::of_target;
+use crate::select::find;
+use crate::{BackupService, Selector};
+
+/// Which backups to verify.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VerifyScope {
+    /// One.
+    One(Selector),
+    /// All of a target, or of the repository.
+    All {
+        /// The target; all when `None`.
+        target: Option<TargetName>,
+    },
+    /// Those that show a moment at or after this one.
+    Since {
+        /// The target; all when `None`.
+        target: Option<TargetName>,
+        /// The moment.
+        since: DateTime<Utc>,
+    },
+}
+
+impl VerifyScope {
+    fn target(&self) -> Option<&TargetName> {
+        match self {
+            Self::One(selector) => selector.target(),
+            Self::All { target } | Self::Since { target, .. } => target.as_ref(),
+        }
+    }
+
+    fn choose(&self, listing: &Listing) -> Result<Vec<BackupHeader>> {
+        let since = match self {
+            Self::One(selector) => return Ok(vec![find(listing, selector)?]),
+            Self::All { .. } => DateTime::<Utc>::MIN_UTC,
+            Self::Since { since, .. } => *since,
+        };
+        let wanted = |h: &&BackupHeader| {
+            of_target(listing, &h.target).any(|o| o.id == h.id) && h.consistency.at >= since
+        };
+        Ok(listing.backups.iter().filter(wanted).cloned().collect())
+    }
+}
+
+/// One backup verified.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifiedBackup {
+    /// The backup.
+    pub id: BackupId,
+    /// Its target.
+    pub target: TargetName,
+    /// What was found.
+    pub verification: Verification,
+}
+
+/// What a verification found.
+#[must_use = "problems are in the report: call `check`"]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyReport {
+    /// Oldest first.
+    pub backups: Vec<VerifiedBackup>,
+    /// What could not even be listed.
+    pub problems: Vec<Finding>,
+}
+
+impl VerifyReport {
+    /// Whether everything is as it was written.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        self.backups.iter().all(|b| b.verification.ok) && self.problems.iter().all(|p| p.level < Level::Error)
+    }
+
+    /// Turns problems into an error.
+    ///
+    /// # Errors
+    /// `CheckFailed`, naming the damaged backups and the first thing found.
+    pub fn check(&self) -> Result<()> {
+        if self.is_sound() {
+            return Ok(());
+        }
+        let damaged: Vec<&VerifiedBackup> = self.backups.iter().filter(|b| !b.verification.ok).collect();
+        let first = damaged
+            .iter()
+            .flat_map(|b| &b.verification.findings)
+            .chain(&self.problems)
+            .find(|f| f.level == Level::Error)
+            .map_or("", |f| f.message.as_str());
+        let ids: Vec<String> = damaged.iter().take(3).map(|b| b.id.to_string()).collect();
+        let message = if damaged.is_empty() {
+            format!("the repository could not be read to its end: {first}")
+        } else {
+            format!(
+                "{} of {} backups are damaged ({}): {first}",
+                damaged.len(),
+                self.backups.len(),
+                ids.join(", ")
+            )
+        };
+        Err(Error::new(ErrorKind::CheckFailed, message)
+            .with_effect(Effect::Applied)
+            .with_hint("restore from another backup, take a full one now, and look after the storage"))
+    }
+}
+
+impl BackupService {
+    /// Verifies backups one after the other, and records each result beside its backup. What is found is in the
+    /// report; [`VerifyReport::check`] makes an error of it.
+    ///
+    /// # Errors
+    /// `NotFound`, `Invalid` (the selector); `Denied` (a level that needs a key, without one); `Unreachable`; `Interrupted`.
+    pub async fn verify(
+        &self,
+        ctx: &OpContext,
+        scope: &VerifyScope,
+        level: VerifyLevel,
+    ) -> Result<VerifyReport> {
+        let listing = ctx.run(self.repository.list(ctx, scope.target())).await?;
+        let chosen = scope.choose(&listing)?;
+        let total: u64 = chosen.iter().map(|h| h.sizes.stored).sum();
+        ctx.progress(Progress::Phase { name: "verifying", total_bytes: Some(total) });
+        let mut backups = Vec::with_capacity(chosen.len());
+        for header in chosen {
+            ctx.check()?;
+            let verification = ctx.run(self.repository.verify(ctx, &header, level)).await?;
+            ctx.progress(Progress::Item(header.id.to_string()));
+            backups.push(VerifiedBackup { id: header.id, target: header.target, verification });
+        }
+        // What cannot be listed is a problem of the repository, unless one certain backup was asked for.
+        let problems = match scope {
+            VerifyScope::One(_) => Vec::new(),
+            VerifyScope::All { .. } | VerifyScope::Since { .. } => listing.problems,
+        };
+        Ok(VerifyReport { backups, problems })
+    }
+}
