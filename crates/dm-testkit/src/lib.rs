@@ -6,8 +6,13 @@
 //! one.
 
 mod availability;
+mod clock;
+pub mod emulators;
+pub mod fault_store;
 pub mod postgres;
 mod throwaway;
 
 pub use availability::{Failure, Unavailable, available, in_ci};
+pub use clock::FixedClock;
+pub use fault_store::FaultStore;
 pub use throwaway::{cache_dir, wait_until};

@@ -96,6 +96,7 @@ impl Folder {
             rm -rf "$folder" || { sleep 1; rm -rf "$folder"; }"#;
         const BESIDE: &str = r#"folder=$1 alive=$2; shift 2
             "$@" & server=$!
+            echo "$server" >"$folder/pid"
             flock "$alive" true
             kill -9 "$server"; wait "$server"
             rm -rf "$folder""#;
@@ -112,6 +113,7 @@ impl Folder {
             .arg(&self.alive)
             .args(command)
             .current_dir("/")
+            .env("HOME", &self.path)
             .stdin(Stdio::null())
             .stdout(log("server.out")?)
             .stderr(log("server.err")?)
@@ -119,6 +121,14 @@ impl Folder {
             .process_group(0);
         Servant::apply(self.servant, &mut shell);
         shell.spawn().map_err(|e| Failure(format!("cannot start the watchdog: {e}")))
+    }
+
+    /// Whether the command that runs beside the watchdog has ended.
+    pub(crate) fn watched_is_dead(&self) -> bool {
+        let Ok(pid) = fs::read_to_string(self.path.join("pid")) else { return false };
+        let Ok(status) = fs::read_to_string(format!("/proc/{}/stat", pid.trim())) else { return true };
+        // A zombie, when the watchdog has not reaped it yet.
+        status.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'))
     }
 
     /// What the watched command printed, for messages.
