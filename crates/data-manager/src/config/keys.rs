@@ -1,0 +1,481 @@
+//! Every setting there is, in one table: what it is called, how it is written and what it is without being set. Checking,
+//! defaults, the template of `dm init` and the tables of docs/configuration.md are all made from here, so that they cannot
+//! disagree.
+
+use super::kind::Kind;
+
+/// One setting. A `*` in the path stands for a name that the user chooses.
+#[derive(Debug)]
+pub(super) struct Key {
+    pub(super) path: &'static str,
+    pub(super) kind: Kind,
+    /// As a person would write it, without quotes; `None` where the setting may be left out altogether.
+    pub(super) default: Option<&'static str>,
+    /// What the template shows where there is no default.
+    pub(super) example: &'static str,
+    pub(super) doc: &'static str,
+    /// Read and checked, but nothing acts on it before a later release.
+    pub(super) later: bool,
+}
+
+const fn key(
+    path: &'static str,
+    kind: Kind,
+    default: Option<&'static str>,
+    example: &'static str,
+    doc: &'static str,
+) -> Key {
+    Key { path, kind, default, example, doc, later: false }
+}
+
+/// The same, but nothing acts on it yet.
+const fn soon(key: Key) -> Key {
+    Key { later: true, ..key }
+}
+
+const KINDS: Kind = Kind::Choice(&["full", "differential", "incremental"]);
+const VERIFY: Kind = Kind::Choice(&["off", "quick", "stored", "full"]);
+const MANY: Kind = Kind::Count { min: 0, max: 100_000 };
+
+/// The settings, in the order in which documents and templates show them.
+pub(super) const KEYS: &[Key] = &[
+    key(
+        "zone",
+        Kind::Zone,
+        Some("UTC"),
+        "",
+        "IANA time zone of schedules and of the days that retention counts",
+    ),
+    key(
+        "engines.*.url",
+        Kind::SecretUrl,
+        None,
+        "${DATABASE_URL}",
+        "connection URL: `postgres://user@host/database`, `sqlite://path` or a path",
+    ),
+    key(
+        "engines.*.schema",
+        Kind::Text,
+        None,
+        "public",
+        "the schema that unqualified table names mean (PostgreSQL)",
+    ),
+    key(
+        "engines.*.pool_max",
+        Kind::Auto { min: 1, max: 1000 },
+        Some("10"),
+        "",
+        "most connections at once; `auto` is twice the processor cores plus one",
+    ),
+    key(
+        "engines.*.acquire_timeout",
+        Kind::Timeout,
+        Some("20s"),
+        "",
+        "longest wait for a free connection of the pool",
+    ),
+    key("engines.*.connect_timeout", Kind::Timeout, Some("10s"), "", "longest wait for a new connection"),
+    key(
+        "engines.*.query_timeout",
+        Kind::Timeout,
+        Some("60s"),
+        "",
+        "longest single statement of `dm query` and the library; never cuts a backup or restore short",
+    ),
+    key(
+        "engines.*.idle_timeout",
+        Kind::Timeout,
+        Some("10m"),
+        "",
+        "an unused connection is closed after this",
+    ),
+    key(
+        "engines.*.bin_dir",
+        Kind::Path,
+        None,
+        "/usr/lib/postgresql/18/bin",
+        "folder of the client tools (`pg_dump`); found on PATH when not set",
+    ),
+    soon(key(
+        "engines.*.shadow_url",
+        Kind::SecretUrl,
+        None,
+        "${SHADOW_DATABASE_URL}",
+        "database on which migrations are tried out",
+    )),
+    key(
+        "repository.url",
+        Kind::Location,
+        Some("./dm-backups"),
+        "",
+        "where backups are kept: a folder, `s3://bucket/prefix`, `gs://…` or `az://…`",
+    ),
+    key(
+        "repository.endpoint",
+        Kind::Text,
+        None,
+        "https://s3.example.com",
+        "address of an S3-compatible service that is not AWS",
+    ),
+    key("repository.region", Kind::Text, None, "eu-central-1", "region of the bucket"),
+    key("repository.access_key", Kind::Secret, None, "${S3_ACCESS_KEY}", "access key id"),
+    key("repository.secret_key", Kind::Secret, None, "file:/run/secrets/s3_secret_key", "secret access key"),
+    key(
+        "repository.session_token",
+        Kind::Secret,
+        None,
+        "${S3_SESSION_TOKEN}",
+        "session token of temporary credentials",
+    ),
+    key(
+        "repository.credentials_file",
+        Kind::Path,
+        None,
+        "/etc/dm/service-account.json",
+        "service account file (Google Cloud Storage)",
+    ),
+    key(
+        "repository.allow_http",
+        Kind::Flag,
+        Some("false"),
+        "",
+        "lets an endpoint be `http://`, without encryption on the way",
+    ),
+    key(
+        "repository.sse",
+        Kind::Text,
+        None,
+        "AES256",
+        "server-side encryption: `AES256`, `aws:kms` or `aws:kms:<key id>`",
+    ),
+    key("repository.storage_class", Kind::Text, None, "STANDARD_IA", "storage class of new objects"),
+    key(
+        "repository.encryption",
+        Kind::Flag,
+        None,
+        "true",
+        "whether a new repository is encrypted; on when `recipients` are given",
+    ),
+    key(
+        "repository.recipients",
+        Kind::TextList,
+        Some(""),
+        "age1…",
+        "public keys (`age1…`) that can read the backups",
+    ),
+    key(
+        "repository.identity_files",
+        Kind::PathList,
+        Some(""),
+        "/etc/dm/identity.age",
+        "files with the private keys; needed to restore, not to back up",
+    ),
+    key(
+        "repository.index_identity_file",
+        Kind::Path,
+        None,
+        "/etc/dm/index.age",
+        "file with the index key, which lets this host make incremental backups of an encrypted repository",
+    ),
+    key(
+        "repository.passphrase",
+        Kind::Secret,
+        None,
+        "file:/run/secrets/dm_passphrase",
+        "passphrase that protects the identity files",
+    ),
+    key(
+        "repository.zstd_level",
+        Kind::Count { min: 1, max: 22 },
+        Some("3"),
+        "",
+        "compression level, 1 (fast) to 22 (small)",
+    ),
+    key(
+        "repository.threads",
+        Kind::Auto { min: 1, max: 256 },
+        Some("auto"),
+        "",
+        "compression threads; `auto` is one for each processor core",
+    ),
+    key(
+        "repository.memory",
+        Kind::Size { min: 32 << 20, max: 64 << 30 },
+        Some("128 MiB"),
+        "",
+        "most bytes in flight",
+    ),
+    key(
+        "repository.pack_size",
+        Kind::Size { min: 1 << 20, max: 1 << 30 },
+        Some("32 MiB"),
+        "",
+        "size of the pack objects of a new repository",
+    ),
+    key(
+        "repository.jobs",
+        Kind::Auto { min: 1, max: 256 },
+        Some("auto"),
+        "",
+        "tables or files read or restored at once; `auto` is one for each processor core, at most 4",
+    ),
+    soon(key(
+        "repository.secondary.*.url",
+        Kind::Location,
+        None,
+        "s3://bucket/prefix",
+        "a second place that receives a copy of every backup (see below)",
+    )),
+    soon(key(
+        "repository.secondary.*.endpoint",
+        Kind::Text,
+        None,
+        "https://s3.example.com",
+        "as `repository.endpoint`",
+    )),
+    soon(key("repository.secondary.*.region", Kind::Text, None, "eu-central-1", "as `repository.region`")),
+    soon(key(
+        "repository.secondary.*.access_key",
+        Kind::Secret,
+        None,
+        "${S3_ACCESS_KEY}",
+        "as `repository.access_key`",
+    )),
+    soon(key(
+        "repository.secondary.*.secret_key",
+        Kind::Secret,
+        None,
+        "${S3_SECRET_KEY}",
+        "as `repository.secret_key`",
+    )),
+    soon(key(
+        "repository.secondary.*.session_token",
+        Kind::Secret,
+        None,
+        "${S3_SESSION_TOKEN}",
+        "as `repository.session_token`",
+    )),
+    soon(key(
+        "repository.secondary.*.credentials_file",
+        Kind::Path,
+        None,
+        "/etc/dm/service-account.json",
+        "as `repository.credentials_file`",
+    )),
+    soon(key(
+        "repository.secondary.*.allow_http",
+        Kind::Flag,
+        Some("false"),
+        "",
+        "as `repository.allow_http`",
+    )),
+    soon(key("repository.secondary.*.sse", Kind::Text, None, "AES256", "as `repository.sse`")),
+    soon(key(
+        "repository.secondary.*.storage_class",
+        Kind::Text,
+        None,
+        "STANDARD_IA",
+        "as `repository.storage_class`",
+    )),
+    key("repository.retention.keep_last", MANY, Some("0"), "", "the newest so many full backups"),
+    key("repository.retention.daily", MANY, Some("7"), "", "the newest of each of so many days"),
+    key("repository.retention.weekly", MANY, Some("4"), "", "the newest of each of so many weeks"),
+    key("repository.retention.monthly", MANY, Some("12"), "", "the newest of each of so many months"),
+    key("repository.retention.yearly", MANY, Some("5"), "", "the newest of each of so many years"),
+    key("repository.retention.within", Kind::Period, None, "7 days", "every full backup of this period"),
+    key(
+        "repository.retention.min_verified_full",
+        MANY,
+        Some("2"),
+        "",
+        "so many verified full backups stay, whatever their age",
+    ),
+    key(
+        "repository.retention.incremental_within",
+        Kind::Period,
+        Some("7 days"),
+        "",
+        "differential and incremental backups of this period",
+    ),
+    key(
+        "repository.retention.superseded_within",
+        Kind::Period,
+        Some("90 days"),
+        "",
+        "for how long after its last backup the database before a major upgrade is judged by itself as well",
+    ),
+    soon(key(
+        "backup.enabled",
+        Kind::Flag,
+        Some("true"),
+        "",
+        "whether scheduled backups are made; one asked for by hand always is",
+    )),
+    soon(key(
+        "backup.schedule",
+        Kind::Cron,
+        Some("0 1 * * *"),
+        "",
+        "when: minute, hour, day, month, weekday, in `zone`",
+    )),
+    key(
+        "backup.kind",
+        KINDS,
+        Some("full"),
+        "",
+        "`full`, `differential` (to the last full one) or `incremental` (to the previous one)",
+    ),
+    key(
+        "backup.verify_after",
+        VERIFY,
+        Some("stored"),
+        "",
+        "check after each backup: `off`, `quick` (objects and sizes), `stored` (every digest of stored bytes), `full` (decrypts; needs the private key)",
+    ),
+    key(
+        "backup.include_tables",
+        Kind::TextList,
+        Some(""),
+        "orders",
+        "only these tables (names, or patterns with `*`); all when empty",
+    ),
+    key("backup.exclude_tables", Kind::TextList, Some(""), "sessions", "not these tables"),
+    key(
+        "backup.targets.*.engine",
+        Kind::Text,
+        None,
+        "main",
+        "the engine that is backed up under this name; of the same name when not set",
+    ),
+    soon(key("backup.targets.*.enabled", Kind::Flag, None, "true", "as `backup.enabled`, for this target")),
+    soon(key(
+        "backup.targets.*.schedule",
+        Kind::Cron,
+        None,
+        "30 1 * * *",
+        "as `backup.schedule`, for this target",
+    )),
+    key("backup.targets.*.kind", KINDS, None, "incremental", "as `backup.kind`, for this target"),
+    key("backup.targets.*.verify_after", VERIFY, None, "quick", "as `backup.verify_after`, for this target"),
+    key(
+        "backup.targets.*.include_tables",
+        Kind::TextList,
+        None,
+        "orders",
+        "as `backup.include_tables`, for this target",
+    ),
+    key(
+        "backup.targets.*.exclude_tables",
+        Kind::TextList,
+        None,
+        "sessions",
+        "as `backup.exclude_tables`, for this target",
+    ),
+    key(
+        "store.url",
+        Kind::SecretUrl,
+        None,
+        "sqlite:///var/lib/dm/state.db",
+        "the system's own state; without it `.dm/state.db` beside dm.toml, or the XDG state folder",
+    ),
+    key("access.default_actor_roles", Kind::TextList, Some("admin"), "", "roles of the local user"),
+    key(
+        "access.roles.*",
+        Kind::Grants,
+        None,
+        "",
+        "a role: a list of `\"area:verb\"`, or of tables `{ action, resource, forbid, read_only }`",
+    ),
+    soon(key(
+        "retention.soft_delete_grace_days",
+        Kind::Count { min: 0, max: 36_500 },
+        Some("30"),
+        "",
+        "days that a soft-deleted row stays before it may be purged",
+    )),
+    soon(key(
+        "retention.purge_schedule",
+        Kind::Cron,
+        Some("30 3 * * *"),
+        "",
+        "when soft-deleted rows are purged",
+    )),
+    soon(key("monitoring.enabled", Kind::Flag, Some("true"), "", "whether the databases are watched")),
+    soon(key(
+        "monitoring.connection_time_threshold_ms",
+        Kind::Count { min: 1, max: 86_400_000 },
+        Some("5000"),
+        "",
+        "a slower connection raises an alert; milliseconds",
+    )),
+    soon(key(
+        "monitoring.query_time_threshold_ms",
+        Kind::Count { min: 1, max: 86_400_000 },
+        Some("10000"),
+        "",
+        "a slower query raises an alert; milliseconds",
+    )),
+    soon(key(
+        "monitoring.connection_count_threshold",
+        Kind::Count { min: 1, max: 1_000_000 },
+        Some("15"),
+        "",
+        "more open connections raise an alert",
+    )),
+];
+
+/// What a profile that comes with the program sets; a file and the environment may say otherwise.
+pub(super) const PROFILES: &[(&str, &[(&str, &str)])] = &[
+    (
+        "development",
+        &[("engines.*.pool_max", "5"), ("backup.enabled", "false"), ("monitoring.enabled", "false")],
+    ),
+    (
+        "staging",
+        &[
+            ("engines.*.pool_max", "10"),
+            ("backup.enabled", "true"),
+            ("repository.retention.daily", "3"),
+            ("repository.retention.weekly", "0"),
+            ("repository.retention.monthly", "0"),
+            ("repository.retention.yearly", "0"),
+            ("repository.retention.within", "3 days"),
+            ("repository.retention.incremental_within", "3 days"),
+        ],
+    ),
+    (
+        "production",
+        &[
+            ("engines.*.pool_max", "auto"),
+            ("backup.enabled", "true"),
+            ("repository.retention.within", "7 days"),
+            ("monitoring.enabled", "true"),
+        ],
+    ),
+];
+
+/// The setting that a concrete path belongs to.
+pub(super) fn find(path: &[String]) -> Option<&'static Key> {
+    KEYS.iter().find(|key| matches(key.path, path))
+}
+
+fn matches(pattern: &str, path: &[String]) -> bool {
+    let mut segments = pattern.split('.');
+    path.iter().all(|name| segments.next().is_some_and(|s| s == "*" || s == name))
+        && segments.next().is_none()
+}
+
+/// The words that may follow a beginning of a pattern (`["engines", "*"]`), each with whether it is a setting itself.
+pub(super) fn children(prefix: &[&str]) -> Vec<(&'static str, bool)> {
+    let mut found: Vec<(&'static str, bool)> = Vec::new();
+    for key in KEYS {
+        let segments: Vec<&'static str> = key.path.split('.').collect();
+        if segments.len() > prefix.len() && segments.iter().zip(prefix).all(|(a, b)| a == b) {
+            let child = (segments[prefix.len()], segments.len() == prefix.len() + 1);
+            if !found.contains(&child) {
+                found.push(child);
+            }
+        }
+    }
+    found
+}

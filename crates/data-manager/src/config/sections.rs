@@ -1,0 +1,216 @@
+//! The configuration in its types: what the rest of the program reads.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use dm_core::{BackupKind, ByteSize, EngineId, Grant, Period, Secret};
+
+use super::cron::CronSchedule;
+
+/// One database, `[engines.<name>]`. A timeout of `None` means no limit.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct EngineConfig {
+    /// Connection URL, with Prisma's parameters where it had them.
+    pub url: Secret,
+    /// The schema that unqualified table names mean.
+    pub schema: Option<String>,
+    /// Most connections at once.
+    pub pool_max: u32,
+    /// Longest wait for a free connection of the pool.
+    pub acquire_timeout: Option<Duration>,
+    /// Longest wait for a new connection.
+    pub connect_timeout: Option<Duration>,
+    /// Longest single statement of queries; never applied to a backup or a restore.
+    pub query_timeout: Option<Duration>,
+    /// An unused connection is closed after this.
+    pub idle_timeout: Option<Duration>,
+    /// Folder of the client tools; `None` means PATH.
+    pub bin_dir: Option<PathBuf>,
+    /// Where migrations are tried out. Read, used from a later release.
+    pub shadow_url: Option<Secret>,
+}
+
+impl EngineConfig {
+    /// An engine at a URL, everything else by default.
+    #[must_use]
+    pub fn for_url(url: Secret) -> Self {
+        Self {
+            url,
+            schema: None,
+            pool_max: 10,
+            acquire_timeout: Some(Duration::from_secs(20)),
+            connect_timeout: Some(Duration::from_secs(10)),
+            query_timeout: Some(Duration::from_secs(60)),
+            idle_timeout: Some(Duration::from_secs(600)),
+            bin_dir: None,
+            shadow_url: None,
+        }
+    }
+}
+
+/// A place for backups and how to get in.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct PlaceConfig {
+    /// An absolute folder, or `s3://…`, `gs://…`, `az://…`; holds no password.
+    pub url: String,
+    /// Address of an S3-compatible service.
+    pub endpoint: Option<String>,
+    /// Region of the bucket.
+    pub region: Option<String>,
+    /// Access key id.
+    pub access_key: Option<Secret>,
+    /// Secret access key.
+    pub secret_key: Option<Secret>,
+    /// Session token of temporary credentials.
+    pub session_token: Option<Secret>,
+    /// Service account file.
+    pub credentials_file: Option<PathBuf>,
+    /// Lets an endpoint be `http://`.
+    pub allow_http: bool,
+    /// Server-side encryption.
+    pub sse: Option<String>,
+    /// Storage class of new objects.
+    pub storage_class: Option<String>,
+}
+
+/// `[repository]`.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RepositoryConfig {
+    /// Where backups are kept.
+    pub place: PlaceConfig,
+    /// Further places by name. The environment's bucket beside a folder is called `s3`. Read, used from a later release.
+    pub secondary: BTreeMap<String, PlaceConfig>,
+    /// Whether a new repository is encrypted.
+    pub encryption: bool,
+    /// Public keys (`age1…`).
+    pub recipients: Vec<String>,
+    /// Files with the private keys.
+    pub identity_files: Vec<PathBuf>,
+    /// File with the index key.
+    pub index_identity_file: Option<PathBuf>,
+    /// Passphrase of the identity files.
+    pub passphrase: Option<Secret>,
+    /// Compression level, 1 to 22.
+    pub zstd_level: i32,
+    /// Compression threads, at least 1.
+    pub threads: usize,
+    /// Most bytes in flight.
+    pub memory: ByteSize,
+    /// Size of the packs of a new repository.
+    pub pack_size: ByteSize,
+    /// Members read or restored at once, at least 1.
+    pub jobs: usize,
+    /// Which backups stay.
+    pub retention: BackupRetentionConfig,
+}
+
+/// `[repository.retention]`: which backups stay. A number of 0 switches its rule off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BackupRetentionConfig {
+    /// The newest so many full backups.
+    pub keep_last: u32,
+    /// The newest of each of so many days.
+    pub daily: u32,
+    /// The newest of each of so many weeks.
+    pub weekly: u32,
+    /// The newest of each of so many months.
+    pub monthly: u32,
+    /// The newest of each of so many years.
+    pub yearly: u32,
+    /// Every full backup of this period.
+    pub within: Option<Period>,
+    /// So many verified full backups stay, whatever their age.
+    pub min_verified_full: u32,
+    /// Differential and incremental backups of this period.
+    pub incremental_within: Period,
+    /// For how long after its last backup the database before a major upgrade is judged by itself as well.
+    pub superseded_within: Period,
+}
+
+/// What is checked after a backup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum VerifyAfter {
+    /// Nothing.
+    Off,
+    /// The objects exist and have their sizes.
+    Quick,
+    /// Every digest of stored bytes.
+    Stored,
+    /// Decrypts and decompresses too; needs the private key.
+    Full,
+}
+
+/// `[backup]`.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct BackupConfig {
+    /// Whether scheduled backups are made. Read, used from a later release.
+    pub enabled: bool,
+    /// When, in the configuration's zone. Read, used from a later release.
+    pub schedule: CronSchedule,
+    /// The kind of a backup that nobody says the kind of.
+    pub kind: BackupKind,
+    /// What is checked afterwards.
+    pub verify_after: VerifyAfter,
+    /// Only these tables; all when empty.
+    pub include_tables: Vec<String>,
+    /// Not these tables.
+    pub exclude_tables: Vec<String>,
+}
+
+/// `[backup.targets.<name>]`: what is backed up under a name, everything that it does not say taken from `[backup]`.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct TargetConfig {
+    /// The engine.
+    pub engine: EngineId,
+    /// How and when.
+    pub backup: BackupConfig,
+}
+
+/// `[store]`: the system's own state.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct StoreConfig {
+    /// An absolute path, `sqlite:///path`, or `postgres://…`.
+    pub url: Secret,
+}
+
+/// `[access]`.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct AccessConfig {
+    /// Roles of the local user.
+    pub default_actor_roles: Vec<String>,
+    /// Roles beside the built-in ones; one of a built-in name replaces it.
+    pub roles: BTreeMap<String, Vec<Grant>>,
+}
+
+/// `[retention]`. Read, used from a later release.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RetentionConfig {
+    /// Days that a soft-deleted row stays.
+    pub soft_delete_grace_days: u32,
+    /// When soft-deleted rows are purged.
+    pub purge_schedule: CronSchedule,
+}
+
+/// `[monitoring]`. Read, used from a later release.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct MonitoringConfig {
+    /// Whether the databases are watched.
+    pub enabled: bool,
+    /// A slower connection raises an alert.
+    pub connection_time_threshold_ms: u64,
+    /// A slower query raises an alert.
+    pub query_time_threshold_ms: u64,
+    /// More open connections raise an alert.
+    pub connection_count_threshold: u32,
+}
