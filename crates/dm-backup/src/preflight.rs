@@ -52,13 +52,24 @@ impl BackupService {
         engine: &dyn Engine,
         options: &RunOptions,
     ) -> Result<Preflight> {
+        self.look(ctx, engine, options).await.map(|(preflight, _)| preflight)
+    }
+
+    /// The preflight, and the number of jobs that the server has connections for.
+    pub(crate) async fn look(
+        &self,
+        ctx: &OpContext,
+        engine: &dyn Engine,
+        options: &RunOptions,
+    ) -> Result<(Preflight, usize)> {
         let source = source_of(engine)?;
         let mut preflight = ctx.run(source.preflight(ctx, &options.request)).await?;
         preflight.findings.extend(self.reach(ctx, options).await);
         preflight.findings.extend(disk_space(&preflight, options));
-        preflight.findings.extend(connections(ctx, engine, options.request.jobs).await);
+        let (connections, jobs) = connections(ctx, engine, options.request.jobs.max(1)).await;
+        preflight.findings.extend(connections);
         preflight.findings.extend(self.base(ctx, engine, options).await);
-        Ok(preflight)
+        Ok((preflight, jobs))
     }
 
     /// Whether the repository answers. That it takes objects was seen when it was opened, and the first thing that a backup
@@ -171,25 +182,27 @@ fn space_finding(level: Level, message: String) -> Finding {
     found.with_mend("free space, expire old backups, or choose another place")
 }
 
-/// Whether the server has connections left for the jobs. An engine without connections has nothing to say.
-async fn connections(ctx: &OpContext, engine: &dyn Engine, jobs: usize) -> Option<Finding> {
+/// Whether the server has connections left for the jobs, and for how many of them. An engine without connections has
+/// nothing to say.
+async fn connections(ctx: &OpContext, engine: &dyn Engine, jobs: usize) -> (Option<Finding>, usize) {
     let health = match ctx.run(engine.ping(ctx)).await {
         Ok(health) => health,
-        Err(error) => return Some(finding("connections", &error)),
+        Err(error) => return (Some(finding("connections", &error)), jobs),
     };
-    let (used, most) = health.connections?;
+    let Some((used, most)) = health.connections else { return (None, jobs) };
     let left = most.saturating_sub(used) as usize;
-    let said = format!("{used} of {most} connections in use, {jobs} jobs");
+    let said = format!("{used} of {most} connections in use, {jobs} jobs asked for");
     // One connection holds the snapshot, each job has its own.
-    Some(if left > jobs {
+    let found = if left > jobs {
         Finding::new(Level::Ok, "connections", said)
     } else if left >= 2 {
-        Finding::new(Level::Warning, "connections", said)
-            .with_mend(format!("use at most {} jobs, or raise the server's limit", left - 1))
+        Finding::new(Level::Warning, "connections", format!("{said}, {} used", left - 1))
+            .with_mend("close other connections or raise the server's limit to use all jobs")
     } else {
         Finding::new(Level::Error, "connections", said)
             .with_mend("close other connections, or raise the server's limit")
-    })
+    };
+    (Some(found), jobs.min(left.saturating_sub(1)).max(1))
 }
 
 /// One error of all the findings of level `Error`; `Ok` when there are none.

@@ -165,7 +165,8 @@ impl BackupService {
         parent::require_capability(options.kind, engine.kind(), engine.capabilities())?;
         parent::require_index(options.kind, self.repository.can_read_index())?;
         ctx.progress(Progress::Phase { name: "checking", total_bytes: None });
-        let look = steps.time(Stage::Pre, "preflight", self.preflight(ctx, engine, &options)).await?;
+        let (look, jobs) = steps.time(Stage::Pre, "preflight", self.look(ctx, engine, &options)).await?;
+        options.request.jobs = jobs;
         refuse(&look.findings, "the backup")?;
         let mut warnings: Vec<String> = look
             .findings

@@ -1,5 +1,7 @@
 //! The promises of the keep-rules, held against random histories.
 
+#![allow(clippy::unwrap_used)] // the lint knows tests, not what they share
+
 use std::collections::HashSet;
 
 use chrono::{DateTime, TimeDelta, TimeZone, Utc};
@@ -303,4 +305,76 @@ fn rules_read_and_write_as_configuration() {
         serde_json::from_str::<KeepRules>(&serde_json::to_string(&defaults).unwrap()).unwrap(),
         defaults
     );
+}
+
+/// The worked example of docs/retention-of-backups.md is decided anew.
+#[test]
+fn the_worked_example_of_the_documentation_holds() {
+    let zone = chrono_tz::Europe::Berlin;
+    let local = |text: &str| {
+        let naive = chrono::NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M").unwrap();
+        zone.from_local_datetime(&naive).unwrap().with_timezone(&Utc)
+    };
+    let page = include_str!("../../../docs/retention-of-backups.md");
+    let table = page.split("| backup | shows").nth(1).unwrap();
+    let rows: Vec<Vec<&str>> = table
+        .lines()
+        .skip(2)
+        .take_while(|line| line.starts_with('|'))
+        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+        .collect();
+    assert_eq!(rows.len(), 12);
+
+    let mut candidates: Vec<(&str, Candidate)> = Vec::new();
+    for row in rows.iter().rev() {
+        let id_of = |name: &str| candidates.iter().find(|(n, _)| *n == name).unwrap().1.id;
+        let candidate = Candidate {
+            kind: if row[2] == "full" { BackupKind::Full } else { BackupKind::Incremental },
+            references: row[3].split_whitespace().map(id_of).collect(),
+            soundness: match row[4] {
+                "verified" => Soundness::Verified,
+                "damaged" => Soundness::Damaged,
+                _ => Soundness::Unverified,
+            },
+            pinned: row[4] == "pinned",
+            ..full(local(row[1]))
+        };
+        candidates.push((row[0], candidate));
+    }
+    let rules = KeepRules {
+        daily: 3,
+        weekly: 2,
+        monthly: 2,
+        yearly: 1,
+        min_verified_full: 2,
+        incremental_within: Some(Period::days(2)),
+        ..KeepRules::nothing()
+    };
+    let all: Vec<Candidate> = candidates.iter().map(|(_, c)| c.clone()).collect();
+    let verdicts = decide(&all, &rules, local("2026-03-31 12:00"), zone, true);
+    for (row, verdict) in rows.iter().zip(&verdicts) {
+        let reasons: Vec<String> = verdict.kept_because.iter().map(ToString::to_string).collect();
+        let mut said = if reasons.is_empty() { "deleted".to_owned() } else { reasons.join(", ") };
+        for (name, candidate) in &candidates {
+            said = said.replace(&candidate.id.to_string(), name);
+        }
+        assert_eq!(said, row[5], "{}", row[0]);
+    }
+
+    // The table of defaults says what the defaults are.
+    let defaults = KeepRules::default();
+    for (rule, default) in [
+        ("last", defaults.last.to_string()),
+        ("daily", defaults.daily.to_string()),
+        ("weekly", defaults.weekly.to_string()),
+        ("monthly", defaults.monthly.to_string()),
+        ("yearly", defaults.yearly.to_string()),
+        ("within", defaults.within.map_or("off".to_owned(), |p| p.to_string())),
+        ("min_verified_full", defaults.min_verified_full.to_string()),
+        ("incremental_within", defaults.incremental_within.unwrap().to_string()),
+        ("superseded_within", defaults.superseded_within.unwrap().to_string()),
+    ] {
+        let line = page.lines().find(|l| l.starts_with(&format!("| `{rule}` |"))).unwrap();
+        assert!(line.ends_with(&format!("| {default} |")), "{line}");
+    }
 }

@@ -1,0 +1,127 @@
+//! The n-th call to the store fails, for every n: the repository is in the old or the new state, and the next attempt
+//! converges.
+
+use chrono_tz::Tz;
+use dm_backup::{Selector, VerifyScope};
+use dm_core::BackupKind;
+use dm_repository::VerifyLevel;
+
+use crate::expiring::last;
+use crate::{World, target};
+
+/// More calls than any of these operations makes.
+const ENOUGH: u64 = 500;
+
+async fn backups(world: &World) -> usize {
+    world.service.list(&world.ctx, None).await.unwrap().backups.len()
+}
+
+async fn all_sound(world: &World) {
+    let all = VerifyScope::All { target: None };
+    let report = world.service.verify(&world.ctx, &all, VerifyLevel::Full).await.unwrap();
+    report.check().unwrap();
+}
+
+#[tokio::test]
+async fn a_run_is_whole_or_nothing() {
+    for for_good in [false, true] {
+        let mut failed = 0;
+        let mut n = 1;
+        loop {
+            assert!(n < ENOUGH);
+            let world = World::new().await;
+            world.run(BackupKind::Full).await.unwrap();
+            world.engine.state().live.pages[1] = 9;
+            world.store.fail_at(n, for_good);
+            let result = world.run(BackupKind::Incremental).await;
+            let hit = world.store.heal();
+            if !hit {
+                result.unwrap();
+                break;
+            }
+            failed += u32::from(result.is_err());
+            let there = backups(&world).await;
+            // A failure behind the commit may hide that it is there; never the other way round.
+            assert!(there == 1 || there == 2, "call {n}: {there}");
+            assert!(result.is_err() || there == 2, "call {n}: a commit was claimed that is not there");
+            all_sound(&world).await;
+            world.run(BackupKind::Incremental).await.unwrap_or_else(|e| panic!("call {n}: {e:?}"));
+            world.prove("copy").await;
+            n += 1;
+        }
+        assert!(failed > 5, "the failures were felt: {failed} of {n}");
+    }
+}
+
+#[tokio::test]
+async fn an_expiry_loses_nothing_that_is_kept() {
+    for for_good in [false, true] {
+        let mut n = 1;
+        loop {
+            assert!(n < ENOUGH);
+            let world = World::new().await;
+            world.run(BackupKind::Full).await.unwrap();
+            world.run(BackupKind::Incremental).await.unwrap();
+            world.run(BackupKind::Full).await.unwrap();
+            let kept = world.run(BackupKind::Incremental).await.unwrap().backup.id;
+            let plan = world
+                .service
+                .plan_expire(&world.ctx, &target(), &last(1), world.ctx.now(), Tz::UTC)
+                .await
+                .unwrap();
+            assert_eq!(plan.deletions().count(), 2);
+            world.store.fail_at(n, for_good);
+            let result = world.service.apply_expire(&world.ctx, &plan, false).await;
+            let hit = world.store.heal();
+            let there = backups(&world).await;
+            assert!((2..=4).contains(&there), "call {n}: {there}");
+            all_sound(&world).await;
+            assert!(world.restore(&Selector::id(kept), "copy").await.unwrap().equal);
+            let plan = world
+                .service
+                .plan_expire(&world.ctx, &target(), &last(1), world.ctx.now(), Tz::UTC)
+                .await
+                .unwrap();
+            world
+                .service
+                .apply_expire(&world.ctx, &plan, false)
+                .await
+                .unwrap_or_else(|e| panic!("call {n}: {e:?}"));
+            assert_eq!(backups(&world).await, 2, "call {n}");
+            if !hit {
+                result.unwrap();
+                break;
+            }
+            n += 1;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_restore_is_proven_or_leaves_nothing() {
+    for for_good in [false, true] {
+        let world = World::new().await;
+        world.run(BackupKind::Full).await.unwrap();
+        world.run(BackupKind::Incremental).await.unwrap();
+        let mut n = 1;
+        loop {
+            assert!(n < ENOUGH);
+            world.store.fail_at(n, for_good);
+            let name = format!("copy{n}");
+            let result = world.restore(&Selector::latest(target()), &name).await;
+            let hit = world.store.heal();
+            assert!(world.engine.state().sealed.is_empty(), "call {n}");
+            assert_eq!(result.is_ok(), world.engine.state().databases.contains_key(&name), "call {n}");
+            if let Ok(report) = &result {
+                assert!(report.equal && report.released, "call {n}");
+                assert_eq!(world.engine.state().databases[&name], world.engine.live());
+            }
+            if !hit {
+                result.unwrap();
+                break;
+            }
+            n += 1;
+        }
+        world.prove("last").await;
+    }
+}

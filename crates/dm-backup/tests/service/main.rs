@@ -1,0 +1,101 @@
+//! The service over a repository in memory and a database in memory: what it promises when all goes well, and what when
+//! something fails at any point.
+
+#![allow(clippy::unwrap_used)] // the lint knows tests, not what they share
+
+mod backing_up;
+mod engine;
+mod expiring;
+mod exporting;
+mod faults;
+mod restoring;
+mod store;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, TimeZone, Utc};
+use dm_backup::{ApplyOptions, BackupService, RestoreReport, RunOptions, RunReport, Selector};
+use dm_core::{
+    Actor, BackupKind, BackupRequest, Clock, Destination, OpContext, RestoreRequest, Result, TargetName,
+};
+use dm_repository::{InitOptions, OpenOptions, Repository};
+
+use engine::MemoryEngine;
+use store::FaultStore;
+
+/// A clock that goes on only when told to.
+#[derive(Debug)]
+pub(crate) struct Hand(Mutex<DateTime<Utc>>);
+
+impl Clock for Hand {
+    fn now(&self) -> DateTime<Utc> {
+        *self.0.lock().unwrap()
+    }
+}
+
+impl Hand {
+    pub(crate) fn forward(&self, hours: i64) {
+        *self.0.lock().unwrap() += TimeDelta::hours(hours);
+    }
+}
+
+/// A repository, a database, a clock.
+pub(crate) struct World {
+    pub(crate) store: FaultStore,
+    pub(crate) engine: MemoryEngine,
+    pub(crate) service: BackupService,
+    pub(crate) clock: Arc<Hand>,
+    pub(crate) ctx: OpContext,
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        let clock = Arc::new(Hand(Mutex::new(Utc.with_ymd_and_hms(2026, 3, 1, 1, 0, 0).unwrap())));
+        let ctx = OpContext::new(Actor::local_user("test")).with_clock(clock.clone());
+        let store = FaultStore::new();
+        let init =
+            InitOptions { pack_bytes: 64 << 10, lease: Duration::from_secs(1), ..InitOptions::default() };
+        let repository =
+            Repository::init(Arc::new(store.clone()), &ctx, init, OpenOptions::default()).await.unwrap();
+        Self { store, engine: MemoryEngine::new(), service: BackupService::new(repository), clock, ctx }
+    }
+
+    pub(crate) fn options(kind: BackupKind) -> RunOptions {
+        RunOptions {
+            request: BackupRequest { jobs: 3, ..BackupRequest::default() },
+            ..RunOptions::full(target()).of_kind(kind)
+        }
+    }
+
+    pub(crate) async fn run(&self, kind: BackupKind) -> Result<RunReport> {
+        self.clock.forward(1);
+        self.service.run(&self.ctx, &self.engine, Self::options(kind)).await
+    }
+
+    pub(crate) async fn restore(&self, selector: &Selector, name: &str) -> Result<RestoreReport> {
+        let plan = self.service.plan_restore(&self.ctx, &self.engine, selector, &to(name)).await?;
+        self.service.apply_restore(&self.ctx, &self.engine, &plan, ApplyOptions::default()).await
+    }
+
+    /// Restores the newest backup and compares it with what is there now.
+    pub(crate) async fn prove(&self, name: &str) {
+        let report = self.restore(&Selector::latest(target()), name).await.unwrap();
+        assert!(report.equal && report.released, "{report:?}");
+        assert_eq!(self.engine.state().databases[name], self.engine.live());
+    }
+}
+
+pub(crate) fn target() -> TargetName {
+    TargetName::new("shop").unwrap()
+}
+
+pub(crate) fn to(name: &str) -> RestoreRequest {
+    RestoreRequest {
+        destination: Destination::New(Some(name.into())),
+        tables: Vec::new(),
+        jobs: 3,
+        digest_key: [0; 32],
+        scratch_dir: None,
+    }
+}
