@@ -157,7 +157,7 @@ impl BackupService {
         &self,
         ctx: &OpContext,
         engine: &dyn Engine,
-        options: RunOptions,
+        mut options: RunOptions,
     ) -> Result<RunReport> {
         let mut steps = Steps { began: Instant::now(), done: Vec::new() };
         ctx.check()?;
