@@ -224,7 +224,7 @@ pub(super) const KEYS: &[Key] = &[
         Kind::Location,
         None,
         "s3://bucket/prefix",
-        "a second place that receives a copy of every backup (see below)",
+        "a second place that receives a copy of every backup",
     )),
     soon(key(
         "repository.secondary.*.endpoint",

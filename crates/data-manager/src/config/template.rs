@@ -7,9 +7,13 @@ const HEAD: &str = "\
 # dm.toml — configuration of the data manager.
 #
 # The smallest file is one engine's url; every other line below shows a default, or an example where there is none.
-# Take away the `#` to change one. Environment variables override this file; ${NAME} and ${NAME:-default} take a value
-# from one, and a secret may be \"file:/path\". `dm doctor` prints every setting and where it came from.
+# To change one, take away its `#`, and that of its [section] where the section has one. Environment variables override
+# this file. ${NAME} and ${NAME:-default} take a value from one, and a secret may be \"file:/path\". `dm doctor` prints
+# every setting and where it came from.
+
 ";
+
+const LATER: &str = " (read, used from a later release)";
 
 /// Names that stand in the template for what the user chooses.
 fn example_name(pattern: &str) -> &'static str {
@@ -27,7 +31,8 @@ pub(super) fn template(url: &str) -> String {
     let mut text = HEAD.to_owned();
     let mut section = "";
     for key in KEYS {
-        let (header, name) = key.path.rsplit_once('.').unwrap_or(("", key.path));
+        let header = section_of(key);
+        let name = key.path.rsplit_once('.').map_or(key.path, |(_, name)| name);
         if header != section {
             section = header;
             text.push_str(&heading(header));
@@ -61,9 +66,22 @@ fn heading(section: &str) -> String {
         "monitoring" => "\n# Watching the databases.\n",
         _ => "\n",
     };
+    let comment = match comment.strip_suffix(".\n") {
+        Some(comment) if all_later(section) => format!("{comment}{LATER}.\n"),
+        _ => comment.to_owned(),
+    };
     // A section that is optional as a whole stays a comment: opened and empty it would ask for its url.
     let optional = section.contains('*') && section != "engines.*";
     format!("{comment}{}[{named}]\n", if optional { "# " } else { "" })
+}
+
+fn section_of(key: &Key) -> &'static str {
+    key.path.rsplit_once('.').map_or("", |(section, _)| section)
+}
+
+/// Whether nothing acts on any setting of a section yet.
+fn all_later(section: &str) -> bool {
+    KEYS.iter().filter(|key| section_of(key) == section).all(|key| key.later)
 }
 
 fn line(key: &Key, name: &str) -> String {
@@ -73,6 +91,6 @@ fn line(key: &Key, name: &str) -> String {
         (kind, Some(default)) => kind.literal(default),
         (kind, None) => kind.literal(key.example),
     };
-    let later = if key.later { " (read, used from a later release)" } else { "" };
+    let later = if key.later && !all_later(section_of(key)) { LATER } else { "" };
     format!("# {}{later}\n# {name} = {value}\n", key.doc)
 }
