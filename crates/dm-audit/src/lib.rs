@@ -1,1 +1,25 @@
 //! The audit log: leaves appended without a lock, sealed into a chain, verifiable.
+//!
+//! - **Append** ([`AuditLog`] as [`dm_core::AuditSink`]): one statement that waits for no other append. The leaf carries
+//!   a hash of itself and a salted commitment to its payload.
+//! - **Seal** ([`AuditLog::seal`]): one fenced leader puts committed leaves into a gapless chain. Only the sealer
+//!   chains: a chain kept in the append would make every append wait for every other.
+//! - **Verify** ([`AuditLog::verify`], [`AuditLog::verify_from`]): recomputes everything from the rows. Alone it can
+//!   say *internally consistent*, never *untampered*: whoever can write the store can rewrite all of it. A head noted
+//!   somewhere else ([`LogHead`]) is what finds a cut tail, a wiped log and a rewritten chain.
+//!
+//! `docs/audit.md` defines every hash, so that a verifier can be written from it in another language.
+
+mod encoding;
+mod head;
+mod log;
+mod redact;
+mod seal;
+mod verify;
+
+pub use encoding::{LEAF_VERSION, chain_hash, commitment, leaf_hash};
+pub use head::LogHead;
+pub use log::{AuditLog, LogFilter, SealedEvent};
+pub use redact::{redact_json, redact_text};
+pub use seal::SealReport;
+pub use verify::{AuditVerification, BadEntry};

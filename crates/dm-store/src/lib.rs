@@ -1,1 +1,31 @@
 //! The system's own state in SQLite or PostgreSQL, from one SQL text.
+//!
+//! What is kept here — runs, recovery proofs, leases, the audit log's rows — is a workplace and a history. What must
+//! survive its loss (backups, their headers, pins) is in the repository.
+//!
+//! Both engines run the same statements through sqlx's `Any` driver: columns are integers, text and bytes, times are
+//! microseconds of UTC, binds are `$n`. Only three things differ by engine: the DDL under `migrations/`, the start
+//! of a writing transaction, and the settings of a new connection (`dialect.rs`).
+//!
+//! This crate stores audit leaves and seals but knows nothing of how they are hashed; that is `dm-audit`'s.
+
+mod audit;
+mod dialect;
+mod error;
+mod files;
+mod leases;
+mod location;
+mod migrate;
+mod proofs;
+mod runs;
+mod sql;
+mod store;
+
+pub use audit::{
+    Leaf, LeafFilter, ListedLeaf, PendingLeaf, Seal, SealedEntry, SealedPage, UnsealedLeaf, UnsealedPage,
+};
+pub use leases::Lease;
+pub use proofs::{ProofKind, RecoveryProof};
+pub use runs::{Run, RunCursor, RunEnd, RunFilter, RunStart, RunState};
+pub use sql::{Order, Page};
+pub use store::Store;

@@ -1,0 +1,208 @@
+//! Appending and reading.
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use dm_core::{AuditEvent, AuditOutcome, AuditSink, Effect, Error, OpContext, Result, RunId};
+use dm_store::{Leaf, LeafFilter, ListedLeaf, Page, RunEnd, RunStart, Store};
+use rand::RngCore;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::encoding::{LEAF_VERSION, commitment, leaf_hash};
+use crate::redact::{redact_json, redact_text};
+
+/// Which events. Empty fields match everything; `since` is inclusive, `until` exclusive.
+pub type LogFilter = LeafFilter;
+
+/// The audit log in a store. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct AuditLog {
+    store: Store,
+}
+
+/// A line of the log, as it is listed and exported (one JSON object a line).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SealedEvent {
+    /// Position in the chain; `None` while it waits for its seal.
+    pub seq: Option<i64>,
+    /// When it was sealed.
+    pub sealed_at: Option<DateTime<Utc>>,
+    /// Names the event.
+    pub event_id: Uuid,
+    /// When it happened.
+    pub at: DateTime<Utc>,
+    /// The run.
+    pub run_id: RunId,
+    /// Who.
+    pub actor: String,
+    /// What, as `area:verb`.
+    pub action: String,
+    /// To what.
+    pub resource: String,
+    /// How it ended.
+    pub outcome: AuditOutcome,
+    /// Whether anything happened.
+    pub effect: Effect,
+    /// Microseconds from intent to outcome.
+    pub duration_us: u64,
+    /// Parameters; `null` when erased.
+    pub details: serde_json::Value,
+    /// The error's message.
+    pub error: Option<String>,
+    /// The leaf's hash in hexadecimal.
+    pub leaf_hash: String,
+    /// Order of appending in this store; the cursor of a page that ends with this event.
+    pub position: i64,
+}
+
+impl AuditLog {
+    /// The audit log that lives in this store.
+    #[must_use]
+    pub fn new(store: Store) -> Self {
+        Self { store }
+    }
+
+    /// The store.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Writes the beginning of a run and its intent, in one transaction; both are durable when it returns.
+    ///
+    /// # Errors
+    /// As [`Store::begin_run`]; nothing may then be applied.
+    pub async fn begin_run(&self, start: &RunStart, event: &AuditEvent) -> Result<()> {
+        self.store.begin_run_with_leaf(&redact_start(start), &leaf(event)?).await
+    }
+
+    /// Writes the end of a run and its outcome, in one transaction.
+    ///
+    /// # Errors
+    /// As [`Store::finish_run`].
+    pub async fn finish_run(&self, end: &RunEnd, event: &AuditEvent) -> Result<()> {
+        self.store.finish_run_with_leaf(&redact_end(end), &leaf(event)?).await
+    }
+
+    /// Writes a run that was over before it began — a denial — and its outcome, in one transaction.
+    ///
+    /// # Errors
+    /// As [`Store::begin_run`].
+    pub async fn record_run(&self, start: &RunStart, end: &RunEnd, event: &AuditEvent) -> Result<()> {
+        self.store.record_run_with_leaf(&redact_start(start), &redact_end(end), &leaf(event)?).await
+    }
+
+    /// Appends many events in one transaction: captured changes, imports.
+    ///
+    /// # Errors
+    /// As [`AuditSink::append`]; none of them is then in the log.
+    pub async fn append_all(&self, events: &[AuditEvent]) -> Result<()> {
+        let leaves = events.iter().map(leaf).collect::<Result<Vec<_>>>()?;
+        self.store.append_leaves(&leaves).await
+    }
+
+    /// A page of the log in the order of appending, sealed or not. The cursor is [`SealedEvent::position`].
+    ///
+    /// # Errors
+    /// `Busy`, `Unreachable`; `Corrupt` when a row is not what an append writes.
+    pub async fn log(&self, filter: &LogFilter, page: &Page<i64>) -> Result<Vec<SealedEvent>> {
+        self.store.list_leaves(filter, page).await?.into_iter().map(event).collect()
+    }
+}
+
+#[async_trait]
+impl AuditSink for AuditLog {
+    async fn append(&self, _: &OpContext, event: &AuditEvent) -> Result<()> {
+        // The context's cancellation is not watched: that the work was interrupted is itself an event.
+        self.store.append_leaves(&[leaf(event)?]).await
+    }
+}
+
+fn leaf(event: &AuditEvent) -> Result<Leaf> {
+    let text = |text: &str| redact_text(text).replace('\0', "\u{fffd}");
+    let details = serde_json::to_string(&redact_json(&event.intent.details))
+        .map_err(|e| Error::internal("an audit event cannot be written as JSON").with_source(e))?;
+    let error = event.error.as_deref().map(text);
+    let mut salt = vec![0; 32];
+    rand::rng().fill_bytes(&mut salt);
+    let commitment = commitment(&salt, &details, error.as_deref());
+    let mut leaf = Leaf {
+        version: LEAF_VERSION,
+        event_id: Uuid::now_v7().to_string(),
+        at: event.at.timestamp_micros(),
+        actor: text(&event.intent.actor),
+        action: text(&event.intent.action),
+        resource: text(&event.intent.resource),
+        outcome: word(&event.outcome)?,
+        effect: word(&event.effect)?,
+        duration_us: i64::try_from(event.duration.as_micros()).unwrap_or(i64::MAX),
+        run_id: event.intent.run_id.to_string(),
+        details: Some(details),
+        error,
+        salt: Some(salt),
+        commitment: commitment.to_vec(),
+        leaf_hash: Vec::new(),
+    };
+    leaf.leaf_hash = leaf_hash(&leaf).to_vec();
+    Ok(leaf)
+}
+
+fn event(listed: ListedLeaf) -> Result<SealedEvent> {
+    let about = format!("audit event {}", listed.leaf.event_id);
+    let bad = |what: &str| {
+        Error::corrupt(format!("its {what} is not what an append writes"))
+            .about(about.clone())
+            .with_hint("run the audit verification; it names the first bad entry")
+    };
+    let leaf = listed.leaf;
+    let details = match &leaf.details {
+        None => serde_json::Value::Null,
+        Some(text) => serde_json::from_str(text).map_err(|_| bad("details"))?,
+    };
+    let sealed_at = match listed.seal {
+        None => None,
+        Some((_, micros)) => {
+            Some(DateTime::from_timestamp_micros(micros).ok_or_else(|| bad("time of sealing"))?)
+        }
+    };
+    Ok(SealedEvent {
+        seq: listed.seal.map(|(seq, _)| seq),
+        sealed_at,
+        event_id: Uuid::try_parse(&leaf.event_id).map_err(|_| bad("event id"))?,
+        at: DateTime::from_timestamp_micros(leaf.at).ok_or_else(|| bad("time"))?,
+        run_id: leaf.run_id.parse().map_err(|_| bad("run id"))?,
+        outcome: parse(&leaf.outcome).ok_or_else(|| bad("outcome"))?,
+        effect: parse(&leaf.effect).ok_or_else(|| bad("effect"))?,
+        duration_us: u64::try_from(leaf.duration_us).map_err(|_| bad("duration"))?,
+        details,
+        actor: leaf.actor,
+        action: leaf.action,
+        resource: leaf.resource,
+        error: leaf.error,
+        leaf_hash: hex::encode(&leaf.leaf_hash),
+        position: listed.id,
+    })
+}
+
+fn redact_start(start: &RunStart) -> RunStart {
+    RunStart { resource: redact_text(&start.resource), ..start.clone() }
+}
+
+fn redact_end(end: &RunEnd) -> RunEnd {
+    RunEnd {
+        error: end.error.as_deref().map(redact_text),
+        report: end.report.as_ref().map(redact_json),
+        ..end.clone()
+    }
+}
+
+fn word<T: Serialize>(value: &T) -> Result<String> {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => Ok(word),
+        _ => Err(Error::internal("a value has no single word")),
+    }
+}
+
+fn parse<T: serde::de::DeserializeOwned>(word: &str) -> Option<T> {
+    serde_json::from_value(serde_json::Value::String(word.to_owned())).ok()
+}

@@ -1,0 +1,152 @@
+//! Opening, connections and transactions.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dm_core::{Error, ErrorKind, OpContext, Result, Secret, redact_url};
+use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
+use sqlx::{Any, AnyConnection, AnyPool, ConnectOptions, Connection, Transaction};
+
+use crate::dialect::Dialect;
+use crate::location::{Location, sqlite_url};
+use crate::{error, files, migrate, sql};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The system's own state. Cheap to clone; clones share their connections.
+///
+/// Writing methods do not watch the context's cancellation: an outcome must be written down especially when the work
+/// was cancelled. Their waiting is bounded (30 s for a connection, 30 s for a lock).
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+struct Inner {
+    dialect: Dialect,
+    location: String,
+    /// SQLite: a single connection, so that the writers of a process queue fairly instead of polling for the lock.
+    writer: AnyPool,
+    reader: AnyPool,
+}
+
+impl Store {
+    /// Opens a store, makes it where it is missing, and brings its schema up to date. Safe when several processes do
+    /// so at once.
+    ///
+    /// `sqlite:///path/state.db` or a plain path: the file is made 0600, missing folders 0700, journalled as WAL and
+    /// synced at every commit. `postgres://…`: everything is in the schema `data_manager`; a server on another host
+    /// is verified by its certificate unless `sslmode` says otherwise.
+    ///
+    /// # Errors
+    /// `Invalid` (a bad URL, a file that is not a store), `Denied`, `NotFound` (no such database), `Unreachable`,
+    /// `Unsupported` when the schema is newer than this program, `Corrupt` when a migration was applied with another
+    /// text.
+    pub async fn open(url: &Secret, ctx: &OpContext) -> Result<Self> {
+        let location = Location::parse(url.expose())?;
+        let dialect = location.dialect();
+        let (url, shown, readers) = match &location {
+            Location::Sqlite(path) => {
+                files::prepare(path)?;
+                (Secret::new(sqlite_url(path)?), path.display().to_string(), 4)
+            }
+            Location::Postgres(url) => (url.clone(), redact_url(url.expose()), 8),
+        };
+        let options = options(&url)?;
+        let prepared = ctx.run(async {
+            let connecting = tokio::time::timeout(CONNECT_TIMEOUT, AnyConnection::connect_with(&options));
+            let mut connection = match connecting.await {
+                Ok(connection) => connection.map_err(error::map)?,
+                Err(_) => {
+                    return Err(Error::new(ErrorKind::Unreachable, "the store's server does not answer"));
+                }
+            };
+            sql::run_script(&mut connection, dialect.on_connect(false)).await?;
+            if dialect == Dialect::Sqlite {
+                migrate::journal_as_wal(&mut connection).await?;
+            }
+            migrate::migrate(&mut connection, dialect, ctx).await?;
+            connection.close().await.map_err(error::map)
+        });
+        prepared.await.map_err(|e| e.about(shown.clone()))?;
+        let pool = |connections: u32, read_only: bool| {
+            pool_options(connections, dialect.on_connect(read_only)).connect_lazy_with(options.clone())
+        };
+        let (writer, reader) = match dialect {
+            Dialect::Sqlite => (pool(1, false), pool(readers, true)),
+            Dialect::Postgres => {
+                let pool = pool(readers, false);
+                (pool.clone(), pool)
+            }
+        };
+        Ok(Self(Arc::new(Inner { dialect, location: shown, writer, reader })))
+    }
+
+    /// A store that lives in this process's memory and goes with it; for tests and examples.
+    ///
+    /// # Errors
+    /// `Internal` only.
+    pub async fn in_memory(ctx: &OpContext) -> Result<Self> {
+        let options = options(&Secret::new("sqlite::memory:"))?;
+        let dialect = Dialect::Sqlite;
+        // One connection for good: every further one would be another, empty database.
+        let pool = pool_options(1, dialect.on_connect(false))
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .connect_lazy_with(options);
+        let mut connection = pool.acquire().await.map_err(error::map)?;
+        migrate::migrate(&mut connection, dialect, ctx).await?;
+        drop(connection);
+        Ok(Self(Arc::new(Inner { dialect, location: "memory".into(), writer: pool.clone(), reader: pool })))
+    }
+
+    /// Where it is, without secrets.
+    #[must_use]
+    pub fn location(&self) -> &str {
+        &self.0.location
+    }
+
+    /// Closes all connections, waiting for those in use. Idempotent; using the store afterwards fails with
+    /// `Unreachable`.
+    pub async fn close(&self) {
+        self.0.reader.close().await;
+        self.0.writer.close().await;
+    }
+
+    pub(crate) fn reader(&self) -> &AnyPool {
+        &self.0.reader
+    }
+
+    pub(crate) fn writer(&self) -> &AnyPool {
+        &self.0.writer
+    }
+
+    /// A transaction that will write; dropping it rolls it back.
+    pub(crate) async fn begin(&self) -> Result<Transaction<'static, Any>> {
+        self.0.writer.begin_with(self.0.dialect.begin_write()).await.map_err(error::map)
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("location", &self.0.location).finish_non_exhaustive()
+    }
+}
+
+/// Commits. A connection lost meanwhile gives the effect `Unknown`.
+pub(crate) async fn commit(transaction: Transaction<'static, Any>) -> Result<()> {
+    transaction.commit().await.map_err(error::map_commit)
+}
+
+fn options(url: &Secret) -> Result<AnyConnectOptions> {
+    sqlx::any::install_default_drivers();
+    let options: AnyConnectOptions = url.expose().parse().map_err(error::map)?;
+    Ok(options.disable_statement_logging())
+}
+
+fn pool_options(connections: u32, on_connect: &'static str) -> AnyPoolOptions {
+    AnyPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT).after_connect(
+        move |connection, _| {
+            Box::pin(async move { sqlx::raw_sql(on_connect).execute(connection).await.map(|_| ()) })
+        },
+    )
+}
