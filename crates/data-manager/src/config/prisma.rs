@@ -1,9 +1,10 @@
 //! What Prisma writes into a PostgreSQL URL: `?schema=…&connection_limit=…&pool_timeout=…&connect_timeout=…`.
 //!
-//! A parameter counts for more than a default and a shipped profile, and for less than the file and the environment. The URL
-//! itself stays as it is; the adapter takes these parameters out before a server or a client tool sees it.
+//! A parameter counts for more than a default and a shipped profile, and for less than the file and the environment. One that
+//! is overruled is taken out of the URL, because an adapter follows the URL; for the rest the URL stays as it is, and the
+//! adapter keeps these parameters from the server and from client tools.
 
-use dm_core::{Error, Result, redact_url};
+use dm_core::{Error, Result, Secret, redact_url};
 
 use super::assemble::shown_seconds;
 use super::document::KeyPath;
@@ -11,11 +12,12 @@ use super::kind::Parsed;
 use super::resolve::{Entry, Resolved};
 use super::source::Source;
 
-const PARAMETERS: [(&str, &str); 4] = [
+const PARAMETERS: [(&str, &str); 5] = [
     ("schema", "schema"),
     ("connection_limit", "pool_max"),
     ("pool_timeout", "acquire_timeout"),
     ("connect_timeout", "connect_timeout"),
+    ("socket_timeout", "query_timeout"),
 ];
 
 /// Takes over the parameters of an engine's URL.
@@ -33,6 +35,7 @@ pub(super) fn apply(resolved: &mut Resolved, engine: &str) -> Result<()> {
     }
     // A URL that does not parse is the adapter's to refuse: it knows what its server takes.
     let Ok(parsed) = url::Url::parse(url.expose()) else { return Ok(()) };
+    let mut overruled = Vec::new();
     for (parameter, name) in PARAMETERS {
         let Some((_, text)) = parsed.query_pairs().find(|(key, _)| key == parameter) else { continue };
         let set_by_hand = resolved
@@ -40,6 +43,7 @@ pub(super) fn apply(resolved: &mut Resolved, engine: &str) -> Result<()> {
             .get(&at(name))
             .is_some_and(|entry| !matches!(entry.source, Source::Default | Source::Profile(_)));
         if set_by_hand || text.is_empty() {
+            overruled.push(parameter);
             continue;
         }
         let number = || -> Result<u64> {
@@ -65,5 +69,22 @@ pub(super) fn apply(resolved: &mut Resolved, engine: &str) -> Result<()> {
         let source = Source::UrlParameter(parameter.to_owned());
         resolved.entries.insert(at(name), Entry { value, shown, source });
     }
+    if !overruled.is_empty()
+        && let Some(Entry { value, .. }) = resolved.entries.get_mut(&at("url"))
+    {
+        *value = Parsed::Secret(Secret::new(without(url.expose(), &overruled)));
+    }
     Ok(())
+}
+
+/// The URL without some parameters; every other byte stays, so that no escape in a password changes.
+fn without(url: &str, parameters: &[&str]) -> String {
+    let (url, fragment) = url.split_once('#').map_or((url, None), |(url, fragment)| (url, Some(fragment)));
+    let Some((place, query)) = url.split_once('?') else { return url.to_owned() };
+    let kept: Vec<&str> = query
+        .split('&')
+        .filter(|pair| !parameters.contains(&pair.split('=').next().unwrap_or(pair)))
+        .collect();
+    let query = if kept.is_empty() { String::new() } else { format!("?{}", kept.join("&")) };
+    format!("{place}{query}{}", fragment.map_or_else(String::new, |fragment| format!("#{fragment}")))
 }

@@ -12,7 +12,7 @@ use super::cron::CronSchedule;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct EngineConfig {
-    /// Connection URL, with Prisma's parameters where it had them.
+    /// Connection URL, with those of Prisma's parameters that no other setting overrules.
     pub url: Secret,
     /// The schema that unqualified table names mean.
     pub schema: Option<String>,

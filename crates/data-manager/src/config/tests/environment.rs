@@ -43,7 +43,7 @@ fn guide() -> Bench {
 fn the_guides_names_work_in_their_own_units() {
     let config = guide().load();
     let engine = config.engine(None).unwrap().1;
-    assert_eq!(engine.url.expose(), URL);
+    assert_eq!(engine.url.expose(), "postgresql://user:pa55word@host:5432/dbname?schema=public");
     assert!(exposed(engine.shadow_url.as_ref()).unwrap().contains("/shadow"));
     assert_eq!(engine.pool_max, 20);
     assert_eq!(engine.acquire_timeout, Some(Duration::from_secs(21)));
@@ -174,7 +174,7 @@ fn database_url_never_takes_over_an_engine_of_another_name() {
     assert_eq!(config.engine(None).unwrap().1.url.expose(), URL);
     assert!(config.findings()[0].message.contains("overrides the url of the engine main at dm.toml:2"));
 
-    let empty = "[engines.main]\npool_max = 3\n";
+    let empty = "[engines.main]\nbin_dir = \"/opt/bin\"\n";
     assert_eq!(
         Bench::new().file(empty).env("DATABASE_URL", URL).load().engine(None).unwrap().1.url.expose(),
         URL

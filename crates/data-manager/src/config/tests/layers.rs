@@ -224,6 +224,8 @@ fn prismas_parameters_count_for_more_than_a_profile_and_less_than_the_file() {
     assert_eq!(setting(&config, "engines.main.pool_max").1, "url parameter connection_limit");
     let config = bench.file("[engines.main]\npool_max = 4\n").env("DB_POOL_CONNECTION_TIMEOUT", "9").load();
     let engine = config.engine(None).unwrap().1;
+    // What is overruled leaves the URL: an adapter would follow it.
+    assert_eq!(engine.url.expose(), "postgres://app@db/shop?schema=store&connect_timeout=3");
     assert_eq!((engine.pool_max, engine.acquire_timeout), (4, Some(Duration::from_secs(9))));
 }
 
