@@ -11,7 +11,7 @@ use dm_repository::{BackupHeader, Listing, PinState, Verification, VerifyLevel};
 use serde::{Deserialize, Serialize};
 
 use crate::keep::Soundness;
-use crate::record::{pinned, soundness};
+use crate::record::{is_marked, pinned, soundness};
 use crate::select::find;
 use crate::{BackupService, Selector};
 
@@ -257,7 +257,7 @@ impl BackupService {
 /// Which backups need which: to a backup those that reference it.
 pub(crate) fn referrers(listing: &Listing) -> HashMap<BackupId, BTreeSet<BackupId>> {
     let mut referrers: HashMap<BackupId, BTreeSet<BackupId>> = HashMap::new();
-    for header in listing.backups.iter().filter(|h| !listing.tombstoned.contains(&h.id)) {
+    for header in listing.backups.iter().filter(|h| !is_marked(listing, h)) {
         for reference in &header.references {
             referrers.entry(*reference).or_default().insert(header.id);
         }
@@ -298,7 +298,7 @@ fn row(
         pinned: pin.is_some(),
         pin_reason: pin.map(|p| p.reason.clone()),
         referenced_by: referrers.get(&header.id).into_iter().flatten().copied().collect(),
-        deleting: listing.tombstoned.contains(&header.id),
+        deleting: is_marked(listing, header),
         problems: verification.map(|v| v.findings.clone()).unwrap_or_default(),
     }
 }

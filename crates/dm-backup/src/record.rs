@@ -15,6 +15,11 @@ pub(crate) fn soundness(listing: &Listing, id: BackupId) -> Soundness {
     }
 }
 
+/// Whether it is marked for deletion: no longer a backup, only objects that wait for a sweep.
+pub(crate) fn is_marked(listing: &Listing, header: &BackupHeader) -> bool {
+    listing.tombstoned.contains(&header.id)
+}
+
 /// Whether somebody pinned it.
 pub(crate) fn pinned(listing: &Listing, id: BackupId) -> bool {
     listing.pins.get(&id).is_some_and(|p| p.pinned)
@@ -52,7 +57,7 @@ pub(crate) fn of_target<'a>(
     listing: &'a Listing,
     target: &'a TargetName,
 ) -> impl DoubleEndedIterator<Item = &'a BackupHeader> {
-    listing.backups.iter().filter(move |h| h.target == *target && !listing.tombstoned.contains(&h.id))
+    listing.backups.iter().filter(move |h| h.target == *target && !is_marked(listing, h))
 }
 
 /// Whether the listing is known to be whole. What could not be read may reference anything.

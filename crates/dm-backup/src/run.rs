@@ -13,7 +13,6 @@ use dm_core::{
     MemberSpec, OpContext, Progress, Result, SessionSummary, SourceDescription, TargetName,
 };
 use dm_repository::{BackupHeader, BackupStart, BackupWriter, Verification, VerifyLevel};
-use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 
 use crate::BackupService;
@@ -306,13 +305,8 @@ async fn write_member(
 ) -> Result<()> {
     let name = member.name.clone();
     let blocks = session.read(&ctx, &member).await.map_err(|e| e.about(&name))?;
-    let progress = ctx.clone();
-    let blocks = blocks.inspect(move |block| {
-        if let Ok(block) = block {
-            progress.progress(Progress::Bytes(block.bytes.len() as u64));
-        }
-    });
-    let summary = writer.write_member(&ctx, member, blocks.boxed()).await.map_err(|e| e.about(&name))?;
+    // The writer reports the bytes as it takes them.
+    let summary = writer.write_member(&ctx, member, blocks).await.map_err(|e| e.about(&name))?;
     reused.fetch_add(summary.reused_bytes, Ordering::Relaxed);
     ctx.progress(Progress::Item(name));
     Ok(())

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::BackupService;
 use crate::keep::Soundness;
-use crate::record::soundness;
+use crate::record::{is_marked, of_target, soundness};
 
 /// A backup id or its beginning: at least eight characters, so that a slip of the finger is unlikely to name
 /// another one. Only beginnings count, never a part from the middle.
@@ -118,9 +118,15 @@ pub(crate) fn find(listing: &Listing, selector: &Selector) -> Result<BackupHeade
             let fits = |h: &&BackupHeader| {
                 target.as_ref().is_none_or(|t| *t == h.target) && h.id.to_string().starts_with(&id.0)
             };
-            let found: Vec<&BackupHeader> = listing.backups.iter().filter(fits).collect();
+            let marked = listing.tombstoned.iter().find(|m| m.to_string().starts_with(&id.0));
+            let found: Vec<&BackupHeader> =
+                listing.backups.iter().filter(|h| !is_marked(listing, h)).filter(fits).collect();
             match found.as_slice() {
                 [one] => Ok((*one).clone()),
+                [] if marked.is_some() => Err(Error::not_found(format!(
+                    "the backup {id} is marked for deletion, and no longer one"
+                ))
+                .with_hint("choose another one from the list")),
                 [] => Err(absent(listing, target.as_ref(), format!("there is no backup {id}"))),
                 several => {
                     let ids: Vec<String> = several.iter().take(5).map(|h| h.id.to_string()).collect();
@@ -133,10 +139,10 @@ pub(crate) fn find(listing: &Listing, selector: &Selector) -> Result<BackupHeade
 }
 
 fn latest(listing: &Listing, target: &TargetName, verified_only: bool) -> Result<BackupHeader> {
-    let mut newest_first = listing.backups.iter().rev().filter(|h| h.target == *target);
+    let mut newest_first = of_target(listing, target).rev();
     let found = newest_first.find(|h| !verified_only || soundness(listing, h.id) == Soundness::Verified);
     found.cloned().ok_or_else(|| {
-        let unverified = verified_only && listing.backups.iter().any(|h| h.target == *target);
+        let unverified = verified_only && of_target(listing, target).next().is_some();
         let message = if unverified { "no backup was verified" } else { "there is no backup" };
         let error = absent(listing, Some(target), message.to_owned());
         if unverified {

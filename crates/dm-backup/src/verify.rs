@@ -5,7 +5,7 @@ use dm_core::{BackupId, Effect, Error, ErrorKind, Finding, Level, OpContext, Pro
 use dm_repository::{BackupHeader, Listing, Verification, VerifyLevel};
 use serde::{Deserialize, Serialize};
 
-use crate::record::of_target;
+use crate::record::is_marked;
 use crate::select::find;
 use crate::{BackupService, Selector};
 
@@ -42,9 +42,7 @@ impl VerifyScope {
             Self::All { .. } => DateTime::<Utc>::MIN_UTC,
             Self::Since { since, .. } => *since,
         };
-        let wanted = |h: &&BackupHeader| {
-            of_target(listing, &h.target).any(|o| o.id == h.id) && h.consistency.at >= since
-        };
+        let wanted = |h: &&BackupHeader| !is_marked(listing, h) && h.consistency.at >= since;
         Ok(listing.backups.iter().filter(wanted).cloned().collect())
     }
 }
@@ -125,18 +123,29 @@ impl BackupService {
         let chosen = scope.choose(&listing)?;
         let total: u64 = chosen.iter().map(|h| h.sizes.stored).sum();
         ctx.progress(Progress::Phase { name: "verifying", total_bytes: Some(total) });
+        // What cannot be listed is a problem of the repository, unless one certain backup was asked for.
+        let one = matches!(scope, VerifyScope::One(_));
+        let mut problems = if one { Vec::new() } else { listing.problems };
         let mut backups = Vec::with_capacity(chosen.len());
         for header in chosen {
-            ctx.check()?;
-            let verification = ctx.run(self.repository.verify(ctx, &header, level)).await?;
+            match ctx.run(self.repository.verify(ctx, &header, level)).await {
+                Ok(verification) => {
+                    backups.push(VerifiedBackup { id: header.id, target: header.target, verification });
+                }
+                // One that cannot be looked at does not keep the others from being looked at.
+                Err(error)
+                    if !one && !matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::Timeout) =>
+                {
+                    let problem = Finding::new(Level::Error, "verify", format!("{}: {error}", header.id));
+                    problems.push(match error.hint() {
+                        Some(hint) => problem.with_mend(hint),
+                        None => problem,
+                    });
+                }
+                Err(error) => return Err(error),
+            }
             ctx.progress(Progress::Item(header.id.to_string()));
-            backups.push(VerifiedBackup { id: header.id, target: header.target, verification });
         }
-        // What cannot be listed is a problem of the repository, unless one certain backup was asked for.
-        let problems = match scope {
-            VerifyScope::One(_) => Vec::new(),
-            VerifyScope::All { .. } | VerifyScope::Since { .. } => listing.problems,
-        };
         Ok(VerifyReport { backups, problems })
     }
 }

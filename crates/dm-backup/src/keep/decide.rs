@@ -76,7 +76,7 @@ pub fn decide(
 }
 
 /// The candidates, newest first: by the moment that they show, but a backup is always newer than what it
-/// references, and an id decides between equals.
+/// references (which stays with it, so that the order outlives every deletion), and an id decides between equals.
 fn newest_first(candidates: &[Candidate]) -> Vec<&Candidate> {
     let by_id: HashMap<BackupId, &Candidate> = candidates.iter().map(|c| (c.id, c)).collect();
     let mut ranks: HashMap<BackupId, (DateTime<Utc>, usize)> = HashMap::new();

@@ -93,8 +93,8 @@ async fn a_damaged_base_is_passed_over() {
     let world = World::new().await;
     let first = world.run(BackupKind::Full).await.unwrap();
     let second = world.run(BackupKind::Full).await.unwrap();
-    let pack = world.store.keys(&format!("{}/packs", second.backup.id)).await.remove(0);
-    world.store.spoil(&pack).await;
+    let pack = world.keys(&format!("{}/packs", second.backup.id)).await.remove(0);
+    world.spoil(&pack).await;
     let scope = VerifyScope::One(Selector::id(second.backup.id));
     let report = world.service.verify(&world.ctx, &scope, VerifyLevel::Stored).await.unwrap();
     assert_eq!(report.check().unwrap_err().kind(), ErrorKind::CheckFailed);
@@ -119,7 +119,7 @@ async fn the_preflight_says_everything_at_once() {
     assert_eq!(found.kind(), ErrorKind::Invalid);
     assert!(found.to_string().contains("no right to read orders; pg_dump is too old"), "{found}");
     assert_eq!(found.hint(), Some("grant it; install a newer one"));
-    assert!(world.store.keys("backups/").await.is_empty(), "nothing was begun");
+    assert!(world.keys("backups/").await.is_empty(), "nothing was begun");
 
     world.engine.set_faults(Faults::default());
     world.engine.state().connections = Some((99, 100));
@@ -164,7 +164,7 @@ async fn an_engine_that_fails_leaves_no_commit_and_the_next_run_works() {
         assert_eq!(error.kind(), kind, "{error:?}");
         assert_eq!(error.effect(), Effect::None);
         assert!(world.service.list(&world.ctx, None).await.unwrap().backups.is_empty());
-        assert!(world.store.keys("backup.json").await.is_empty());
+        assert!(world.keys("backup.json").await.is_empty());
         world.engine.set_faults(Faults::default());
         world.run(BackupKind::Full).await.unwrap();
         world.prove("copy").await;
@@ -184,7 +184,7 @@ async fn a_cancelled_run_leaves_no_commit_and_the_next_one_works() {
     let error = world.service.run(&ctx, &world.engine, World::options(BackupKind::Full)).await.unwrap_err();
     stopper.await.unwrap();
     assert_eq!(error.kind(), ErrorKind::Interrupted, "{error:?}");
-    assert!(world.store.keys("backup.json").await.is_empty());
+    assert!(world.keys("backup.json").await.is_empty());
     world.engine.set_faults(Faults::default());
     world.run(BackupKind::Full).await.unwrap();
     world.prove("copy").await;

@@ -42,7 +42,7 @@ async fn a_plan_says_of_every_backup_why_and_apply_does_just_that() {
     let report = world.service.apply_expire(&world.ctx, &plan, true).await.unwrap();
     assert_eq!(report.deleted, [old]);
     assert_eq!(report.kept, 3);
-    assert!(world.store.keys(&format!("backups/shop/{old}")).await.is_empty(), "{:?}", report.sweep);
+    assert!(world.keys(&format!("backups/shop/{old}")).await.is_empty(), "{:?}", report.sweep);
     let again =
         world.service.plan_expire(&world.ctx, &target(), &last(1), world.ctx.now(), Tz::Europe__Berlin).await;
     assert_eq!(again.unwrap().deletions().count(), 0);
@@ -65,7 +65,7 @@ async fn a_stale_plan_is_refused() {
     // The new one rests on what would be deleted.
     let error = world.service.apply_delete(&world.ctx, &delete, false).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid, "{error:?}");
-    assert!(world.store.keys("tombstones/").await.is_empty());
+    assert!(world.keys("tombstones/").await.is_empty());
     assert_eq!(world.service.list(&world.ctx, None).await.unwrap().backups.len(), 3);
 }
 
@@ -122,8 +122,8 @@ async fn an_unreadable_backup_stops_all_deleting() {
     let first = world.run(BackupKind::Full).await.unwrap().backup.id;
     let second = world.run(BackupKind::Full).await.unwrap().backup.id;
     world.run(BackupKind::Full).await.unwrap();
-    let commit = world.store.keys(&format!("{second}/backup.json")).await.remove(0);
-    world.store.spoil(&commit).await;
+    let commit = world.keys(&format!("{second}/backup.json")).await.remove(0);
+    world.spoil(&commit).await;
     let plan =
         world.service.plan_expire(&world.ctx, &target(), &last(1), world.ctx.now(), Tz::UTC).await.unwrap();
     assert_eq!(plan.deletions().count(), 0);

@@ -53,8 +53,8 @@ async fn the_files_are_the_data() {
 async fn a_failed_export_leaves_nothing() {
     let world = World::new().await;
     let made = world.run(BackupKind::Full).await.unwrap();
-    for pack in world.store.keys(&format!("{}/packs", made.backup.id)).await {
-        world.store.spoil(&pack).await;
+    for pack in world.keys(&format!("{}/packs", made.backup.id)).await {
+        world.spoil(&pack).await;
     }
     let place = tempfile::tempdir().unwrap();
     let latest = Selector::latest(target());

@@ -5,9 +5,13 @@ use chrono_tz::Tz;
 use dm_backup::{Selector, VerifyScope};
 use dm_core::BackupKind;
 use dm_repository::VerifyLevel;
+use dm_testkit::fault_store::Fault;
 
 use crate::expiring::last;
 use crate::{World, target};
+
+/// The n-th call fails alone; the store is gone from there on; its disk is full.
+const TROUBLES: [(Fault, bool); 3] = [(Fault::Deny, false), (Fault::Deny, true), (Fault::FullDisk, true)];
 
 /// More calls than any of these operations makes.
 const ENOUGH: u64 = 500;
@@ -24,7 +28,7 @@ async fn all_sound(world: &World) {
 
 #[tokio::test]
 async fn a_run_is_whole_or_nothing() {
-    for for_good in [false, true] {
+    for (fault, for_good) in TROUBLES {
         let mut failed = 0;
         let mut n = 1;
         loop {
@@ -32,9 +36,9 @@ async fn a_run_is_whole_or_nothing() {
             let world = World::new().await;
             world.run(BackupKind::Full).await.unwrap();
             world.engine.state().live.pages[1] = 9;
-            world.store.fail_at(n, for_good);
+            world.trouble(n, fault, for_good);
             let result = world.run(BackupKind::Incremental).await;
-            let hit = world.store.heal();
+            let hit = world.heal(n);
             if !hit {
                 result.unwrap();
                 break;
@@ -55,7 +59,7 @@ async fn a_run_is_whole_or_nothing() {
 
 #[tokio::test]
 async fn an_expiry_loses_nothing_that_is_kept() {
-    for for_good in [false, true] {
+    for (fault, for_good) in TROUBLES {
         let mut n = 1;
         loop {
             assert!(n < ENOUGH);
@@ -70,9 +74,9 @@ async fn an_expiry_loses_nothing_that_is_kept() {
                 .await
                 .unwrap();
             assert_eq!(plan.deletions().count(), 2);
-            world.store.fail_at(n, for_good);
+            world.trouble(n, fault, for_good);
             let result = world.service.apply_expire(&world.ctx, &plan, false).await;
-            let hit = world.store.heal();
+            let hit = world.heal(n);
             let there = backups(&world).await;
             assert!((2..=4).contains(&there), "call {n}: {there}");
             all_sound(&world).await;
@@ -99,17 +103,17 @@ async fn an_expiry_loses_nothing_that_is_kept() {
 
 #[tokio::test]
 async fn a_restore_is_proven_or_leaves_nothing() {
-    for for_good in [false, true] {
+    for (fault, for_good) in TROUBLES {
         let world = World::new().await;
         world.run(BackupKind::Full).await.unwrap();
         world.run(BackupKind::Incremental).await.unwrap();
         let mut n = 1;
         loop {
             assert!(n < ENOUGH);
-            world.store.fail_at(n, for_good);
+            world.trouble(n, fault, for_good);
             let name = format!("copy{n}");
             let result = world.restore(&Selector::latest(target()), &name).await;
-            let hit = world.store.heal();
+            let hit = world.heal(n);
             assert!(world.engine.state().sealed.is_empty(), "call {n}");
             assert_eq!(result.is_ok(), world.engine.state().databases.contains_key(&name), "call {n}");
             if let Ok(report) = &result {
@@ -124,4 +128,18 @@ async fn a_restore_is_proven_or_leaves_nothing() {
         }
         world.prove("last").await;
     }
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_no_failure() {
+    // The call was made, only its answer did not arrive. Made again, it finds its own bytes.
+    let world = World::new().await;
+    world.run(BackupKind::Full).await.unwrap();
+    for n in [1, 3, 5, 8] {
+        world.trouble(n, Fault::LoseAnswer, false);
+        world.run(BackupKind::Incremental).await.unwrap();
+        world.heal(n);
+    }
+    all_sound(&world).await;
+    world.prove("copy").await;
 }

@@ -9,7 +9,6 @@ mod expiring;
 mod exporting;
 mod faults;
 mod restoring;
-mod store;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -20,9 +19,12 @@ use dm_core::{
     Actor, BackupKind, BackupRequest, Clock, Destination, OpContext, RestoreRequest, Result, TargetName,
 };
 use dm_repository::{InitOptions, OpenOptions, Repository};
+use dm_testkit::fault_store::{Fault, FaultStore, Rule};
+use futures::TryStreamExt;
+use object_store::path::Path;
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 
 use engine::MemoryEngine;
-use store::FaultStore;
 
 /// A clock that goes on only when told to.
 #[derive(Debug)]
@@ -42,7 +44,7 @@ impl Hand {
 
 /// A repository, a database, a clock.
 pub(crate) struct World {
-    pub(crate) store: FaultStore,
+    pub(crate) store: Arc<FaultStore>,
     pub(crate) engine: MemoryEngine,
     pub(crate) service: BackupService,
     pub(crate) clock: Arc<Hand>,
@@ -53,11 +55,10 @@ impl World {
     pub(crate) async fn new() -> Self {
         let clock = Arc::new(Hand(Mutex::new(Utc.with_ymd_and_hms(2026, 3, 1, 1, 0, 0).unwrap())));
         let ctx = OpContext::new(Actor::local_user("test")).with_clock(clock.clone());
-        let store = FaultStore::new();
+        let store = Arc::new(FaultStore::new(Arc::new(object_store::memory::InMemory::new())));
         let init =
             InitOptions { pack_bytes: 64 << 10, lease: Duration::from_secs(1), ..InitOptions::default() };
-        let repository =
-            Repository::init(Arc::new(store.clone()), &ctx, init, OpenOptions::default()).await.unwrap();
+        let repository = Repository::init(store.clone(), &ctx, init, OpenOptions::default()).await.unwrap();
         Self { store, engine: MemoryEngine::new(), service: BackupService::new(repository), clock, ctx }
     }
 
@@ -66,6 +67,33 @@ impl World {
             request: BackupRequest { jobs: 3, ..BackupRequest::default() },
             ..RunOptions::full(target()).of_kind(kind)
         }
+    }
+
+    /// Troubles the store's n-th call from now on, or that and every later one.
+    pub(crate) fn trouble(&self, n: u64, fault: Fault, for_good: bool) {
+        self.store.reset_log();
+        self.store.inject(if for_good { Rule::from(n, fault) } else { Rule::nth(n, fault) });
+    }
+
+    /// Ends the trouble; gives whether the n-th call was made at all.
+    pub(crate) fn heal(&self, n: u64) -> bool {
+        self.store.heal();
+        self.store.calls() >= n
+    }
+
+    /// Keys with this in them.
+    pub(crate) async fn keys(&self, part: &str) -> Vec<Path> {
+        let all: Vec<ObjectMeta> = self.store.inner().list(None).try_collect().await.unwrap();
+        all.into_iter().map(|m| m.location).filter(|p| p.as_ref().contains(part)).collect()
+    }
+
+    /// Flips a bit in the middle of an object.
+    pub(crate) async fn spoil(&self, key: &Path) {
+        let store = self.store.inner();
+        let mut bytes = store.get(key).await.unwrap().bytes().await.unwrap().to_vec();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        store.put(key, bytes.into()).await.unwrap();
     }
 
     pub(crate) async fn run(&self, kind: BackupKind) -> Result<RunReport> {

@@ -94,8 +94,8 @@ async fn a_stale_plan_is_refused() {
 async fn damage_on_the_way_back_is_an_error_and_never_a_short_success() {
     let world = World::new().await;
     let made = world.run(BackupKind::Full).await.unwrap();
-    for pack in world.store.keys(&format!("{}/packs", made.backup.id)).await {
-        world.store.spoil(&pack).await;
+    for pack in world.keys(&format!("{}/packs", made.backup.id)).await {
+        world.spoil(&pack).await;
     }
     let error = world.restore(&Selector::latest(target()), "copy").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:?}");
