@@ -82,10 +82,10 @@ impl FromStr for Period {
             };
             match unit.as_str() {
                 "s" | "sec" | "secs" | "second" | "seconds" => {
-                    period.seconds = add_seconds(period.seconds, 1)?
+                    period.seconds = add_seconds(period.seconds, 1)?;
                 }
                 "m" | "min" | "mins" | "minute" | "minutes" => {
-                    period.seconds = add_seconds(period.seconds, 60)?
+                    period.seconds = add_seconds(period.seconds, 60)?;
                 }
                 "h" | "hour" | "hours" => period.seconds = add_seconds(period.seconds, 3600)?,
                 "d" | "day" | "days" => period.days = add(period.days, 1)?,

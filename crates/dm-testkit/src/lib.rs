@@ -7,12 +7,15 @@
 
 mod availability;
 mod clock;
+pub mod conformance;
 pub mod emulators;
 pub mod fault_store;
+pub mod memory_engine;
 pub mod postgres;
 mod throwaway;
 
 pub use availability::{Failure, Unavailable, available, in_ci};
 pub use clock::FixedClock;
 pub use fault_store::FaultStore;
+pub use memory_engine::MemoryEngine;
 pub use throwaway::{cache_dir, wait_until};

@@ -1,5 +1,7 @@
 //! The emulated object stores come up and answer.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 

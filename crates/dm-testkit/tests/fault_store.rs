@@ -1,5 +1,7 @@
 //! Every fault does what it says, to the call it names and to no other.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -80,7 +82,7 @@ async fn damage_is_silent_on_the_way_in_and_out() {
     assert_eq!(read(&store, "whole").await.unwrap(), b"abctef");
     assert_eq!(read(&store, "whole").await.unwrap(), b"abcdef");
     store.inject(Rule::nth(1, Fault::Truncate).on(Operation::GetRanges));
-    assert_eq!(store.get_ranges(&"whole".into(), &[0..4]).await.unwrap()[0].as_ref(), b"ab");
+    assert_eq!(store.get_ranges(&"whole".into(), &[0..4, 1..3]).await.unwrap()[0].as_ref(), b"ab");
     store.inject(Rule::nth(1, Fault::Truncate).on(Operation::List));
     let seen: Vec<_> = store.list(None).try_collect().await.unwrap();
     assert_eq!(seen.len(), 1);

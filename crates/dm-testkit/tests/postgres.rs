@@ -1,5 +1,7 @@
 //! The harness itself: servers come up, stand apart, and leave nothing behind.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
 use dm_testkit::postgres::{Options, Server, StopMode};
 use dm_testkit::require;
 
