@@ -63,6 +63,8 @@ impl BackupService {
         options: &RunOptions,
     ) -> Result<(Preflight, usize)> {
         let source = source_of(engine)?;
+        // A server that cannot be reached, or a database that is not there, is an error of its own kind, not a finding.
+        ctx.run(engine.version(ctx)).await?;
         let mut preflight = ctx.run(source.preflight(ctx, &options.request)).await?;
         preflight.findings.extend(self.reach(ctx, options).await);
         preflight.findings.extend(disk_space(&preflight, options));
