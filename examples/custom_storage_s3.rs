@@ -39,7 +39,7 @@ async fn main() -> Result<()> {
     host.execute(&host.context(), Statement::new("CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT)")).await?;
     host.execute(&host.context(), Statement::new("INSERT INTO notes (text) VALUES (?)").bind("hello")).await?;
     let report = host.backup().run(&host.context(), &BackupOptions::default()).await?;
-    println!("backed up {} to {bucket}", report.header.id);
+    println!("backed up {} to {bucket}", report.backup.id);
     host.close().await;
 
     let restorer = builder()?.identity(owner).build()?;
@@ -48,7 +48,7 @@ async fn main() -> Result<()> {
         .plan_restore(&restorer.context(), &RestoreOptions { to: Some(to), ..RestoreOptions::default() })
         .await?;
     let restored = restorer.apply_restore(&restorer.context(), plan).await?;
-    println!("restored to {}, proven: {}", restored.location, restored.proven);
+    println!("restored to {}, proven: {}", restored.location, restored.equal);
     restorer.close().await;
     Ok(())
 }

@@ -47,7 +47,7 @@ async fn list(State(dm): State<App>) -> Result<Json<serde_json::Value>, Answer> 
 
 async fn run(State(dm): State<App>) -> Result<Json<serde_json::Value>, Answer> {
     let report = dm.backup().run(&dm.context(), &BackupOptions::default()).await?;
-    Ok(Json(serde_json::json!({ "backup": report.header })))
+    Ok(Json(serde_json::json!({ "backup": report.backup })))
 }
 
 async fn order(State(dm): State<App>) -> Result<StatusCode, Answer> {

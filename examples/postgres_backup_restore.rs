@@ -33,12 +33,12 @@ async fn main() -> Result<()> {
             return Err(error);
         }
     };
-    println!("backup {} holds {} rows", report.header.id, report.header.counts.rows);
+    println!("backup {} holds {} rows", report.backup.id, report.backup.counts.rows);
 
     let plan = dm.plan_restore(&dm.context(), &RestoreOptions::default()).await?;
     println!("will restore to {}", plan.preview.location);
     let restored = dm.apply_restore(&dm.context(), plan).await?;
-    println!("{}: {} tables compared, proven: {}", restored.location, restored.comparison.tables.len(), restored.proven);
+    println!("{}: {} tables compared, proven: {}", restored.location, restored.tables.len(), restored.equal);
 
     dm.close().await;
     Ok(())

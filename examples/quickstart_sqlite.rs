@@ -24,7 +24,7 @@ async fn main() -> Result<()> {
     }
 
     let report = dm.backup().run(&dm.context(), &BackupOptions::default()).await?;
-    println!("backed up: {}", report.header.id);
+    println!("backed up: {}", report.backup.id);
 
     // The plan says what would happen; applying it restores to a new file and compares every table.
     let copy = folder.path().join("restored.db");
@@ -32,7 +32,7 @@ async fn main() -> Result<()> {
         .plan_restore(&dm.context(), &RestoreOptions { to: Some(copy.display().to_string()), ..RestoreOptions::default() })
         .await?;
     let restored = dm.apply_restore(&dm.context(), plan).await?;
-    println!("restored to {} and compared: {} tables equal", restored.location, restored.comparison.tables.len());
+    println!("restored to {} and compared: {} tables equal", restored.location, restored.tables.len());
 
     dm.close().await;
     Ok(())

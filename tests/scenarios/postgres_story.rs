@@ -1,9 +1,10 @@
-//! The same story on PostgreSQL 15 and 18, with pgbench's data and awkward names, into a folder.
+//! The same story on PostgreSQL 15 and 18, with pgbench's data and awkward names, into a folder and into a bucket.
 
 use std::path::Path;
 
 use data_manager::repository::VerifyLevel;
 use data_manager::{BackupKind, BackupOptions, RestoreOptions};
+use dm_testkit::S3;
 use dm_testkit::postgres::{Server, TestDatabase};
 
 use crate::support::{Place, execute, number};
@@ -25,11 +26,11 @@ async fn story(place: &Place, database: &TestDatabase, folder: &Path) {
     let options = BackupOptions { jobs: Some(2), ..BackupOptions::default() };
 
     let full = dm.backup().run(&dm.context(), &options).await.expect("a full backup");
-    assert_eq!(full.header.counts.rows, 200_000 + 20 + 2 + 3 + 3);
+    assert_eq!(full.backup.counts.rows, 200_000 + 20 + 2 + 3 + 3);
     execute(&dm, "UPDATE pgbench_accounts SET abalance = 7 WHERE aid BETWEEN 5000 AND 5100").await;
     let options = BackupOptions { kind: Some(BackupKind::Incremental), ..options };
     let incremental = dm.backup().run(&dm.context(), &options).await.expect("an incremental backup");
-    assert!(incremental.header.sizes.stored < full.header.sizes.stored, "{:?}", incremental.header.sizes);
+    assert!(incremental.backup.sizes.stored < full.backup.sizes.stored, "{:?}", incremental.backup.sizes);
     let truth = number(&dm, "SELECT sum(aid::bigint * (abalance + 1))::bigint FROM pgbench_accounts").await;
 
     dm.backup().verify(&dm.context(), None, None, VerifyLevel::Full).await.expect("the repository verifies");
@@ -39,7 +40,7 @@ async fn story(place: &Place, database: &TestDatabase, folder: &Path) {
     let options = RestoreOptions { to: Some(name.clone()), jobs: Some(2), ..RestoreOptions::default() };
     let plan = dm.plan_restore(&dm.context(), &options).await.expect("a plan");
     let restored = dm.apply_restore(&dm.context(), plan).await.expect("a restore");
-    assert!(restored.proven, "{restored:?}");
+    assert!(restored.equal, "{restored:?}");
 
     let copy = place.manager(&database.url_of(&name), folder);
     let found = number(&copy, "SELECT sum(aid::bigint * (abalance + 1))::bigint FROM pgbench_accounts").await;
@@ -54,23 +55,31 @@ async fn story(place: &Place, database: &TestDatabase, folder: &Path) {
     dm.close().await;
 }
 
-async fn on(major: u32, encrypted: bool) {
+async fn on(major: u32, place: impl FnOnce(&Path) -> Place) {
     let Some(server) = dm_testkit::available(Server::shared(major)) else { return };
     let database = server.database("story").await.expect("a database");
     let folder = tempfile::tempdir().unwrap();
-    let mut place = Place::folder(&folder.path().join("backups"));
-    if encrypted {
-        place = place.encrypted();
-    }
-    story(&place, &database, folder.path()).await;
+    story(&place(&folder.path().join("backups")), &database, folder.path()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn postgres_15_in_a_folder() {
-    on(15, false).await;
+    on(15, Place::folder).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn postgres_18_in_a_folder_encrypted() {
-    on(18, true).await;
+    on(18, |path| Place::folder(path).encrypted()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_15_in_a_bucket_encrypted() {
+    let Some(s3) = dm_testkit::available(S3::start()) else { return };
+    on(15, |_| Place::s3(&s3).encrypted()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_18_in_a_bucket() {
+    let Some(s3) = dm_testkit::available(S3::start()) else { return };
+    on(18, |_| Place::s3(&s3)).await;
 }

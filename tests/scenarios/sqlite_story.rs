@@ -9,7 +9,7 @@ const FILL: &str = "INSERT INTO orders (customer, total, note) \
      WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 40000) \
      SELECT i % 997, (i * 7919) % 100000, 'order number ' || i || ' of a customer who likes long notes' FROM n";
 
-async fn story(place: &Place, folder: &std::path::Path) {
+pub(crate) async fn story(place: &Place, folder: &std::path::Path) {
     let database = folder.join("shop.db");
     let dm = place.manager(&format!("sqlite://{}?mode=rwc", database.display()), folder);
     execute(&dm, "CREATE TABLE orders (id INTEGER PRIMARY KEY, customer INTEGER, total INTEGER, note TEXT)").await;
@@ -17,16 +17,16 @@ async fn story(place: &Place, folder: &std::path::Path) {
     execute(&dm, FILL).await;
 
     let full = dm.backup().run(&dm.context(), &BackupOptions::default()).await.expect("a full backup");
-    assert_eq!(full.header.counts.rows, 40_000);
+    assert_eq!(full.backup.counts.rows, 40_000);
     execute(&dm, "UPDATE orders SET total = total + 1 WHERE id BETWEEN 500 AND 900").await;
     let options = BackupOptions { kind: Some(BackupKind::Incremental), ..BackupOptions::default() };
     let incremental = dm.backup().run(&dm.context(), &options).await.expect("an incremental backup");
-    assert_eq!(incremental.header.parent, Some(full.header.id));
+    assert_eq!(incremental.backup.parent, Some(full.backup.id));
     assert!(
-        incremental.header.sizes.stored * 10 <= full.header.sizes.stored,
+        incremental.backup.sizes.stored * 10 <= full.backup.sizes.stored,
         "{:?} against {:?}",
-        incremental.header.sizes,
-        full.header.sizes
+        incremental.backup.sizes,
+        full.backup.sizes
     );
     let truth = number(&dm, "SELECT sum(total * id) FROM orders").await;
 
@@ -37,7 +37,7 @@ async fn story(place: &Place, folder: &std::path::Path) {
     let options = RestoreOptions { to: Some(to.display().to_string()), ..RestoreOptions::default() };
     let plan = dm.plan_restore(&dm.context(), &options).await.expect("a plan");
     let restored = dm.apply_restore(&dm.context(), plan).await.expect("a restore");
-    assert!(restored.proven && restored.comparison.tables.iter().any(|t| t.expected.rows == 40_000));
+    assert!(restored.equal && restored.tables.iter().any(|t| t.expected.rows == 40_000));
     let copy = place.manager(&format!("sqlite://{}", to.display()), folder);
     assert_eq!(number(&copy, "SELECT sum(total * id) FROM orders").await, truth);
     copy.close().await;

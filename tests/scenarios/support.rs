@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use data_manager::repository::{Identity, StoreOptions};
-use data_manager::{DataManager, DataManagerBuilder, Statement, Value};
+use data_manager::{DataManager, DataManagerBuilder, Secret, Statement, Value};
+use dm_testkit::S3;
 
 /// Where the repository of a story is, and whether it is encrypted.
 pub(crate) struct Place {
@@ -16,6 +17,19 @@ impl Place {
     /// A folder, not encrypted.
     pub(crate) fn folder(path: &Path) -> Self {
         Self { url: path.display().to_string(), options: StoreOptions::default(), keys: None }
+    }
+
+    /// The bucket of a throwaway S3 server.
+    pub(crate) fn s3(server: &S3) -> Self {
+        let options = StoreOptions {
+            endpoint: Some(server.endpoint()),
+            region: Some("us-east-1".to_owned()),
+            access_key: Some(Secret::new(server.access_key())),
+            secret_key: Some(Secret::new(server.secret_key())),
+            allow_http: true,
+            ..StoreOptions::default()
+        };
+        Self { url: format!("s3://{}/backups", S3::BUCKET), options, keys: None }
     }
 
     /// The same, encrypted to a fresh key.

@@ -1,1 +1,56 @@
-//! The DataManager facade: combines engines and capabilities behind one pipeline.
+//! The data manager as a library: one [`DataManager`] over engines, a backup repository and an audit trail.
+//!
+//! ```no_run
+//! # async fn example() -> data_manager::Result<()> {
+//! use data_manager::{BackupOptions, DataManager, RestoreOptions};
+//!
+//! let dm = DataManager::builder()
+//!     .engine("shop", "postgres://backup@localhost/shop")?
+//!     .repository("/var/backups/shop")
+//!     .build()?;
+//! let report = dm.backup().run(&dm.context(), &BackupOptions::default()).await?;
+//! let plan = dm.plan_restore(&dm.context(), &RestoreOptions::default()).await?;
+//! let restored = dm.apply_restore(&dm.context(), plan).await?;
+//! assert!(restored.equal);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Every operation takes an [`OpContext`] (who acts, by which clock, until when, how it is stopped, where progress goes) and
+//! runs through one pipeline: permission check, durable intent, work, recorded outcome. What the command line can do, this
+//! crate can do under the same name.
+
+mod audit;
+mod backups;
+mod builder;
+pub mod config;
+mod doctor;
+mod engines;
+mod health;
+mod manager;
+mod pipeline;
+mod query;
+mod repositories;
+mod restores;
+mod status;
+
+pub use audit::Audits;
+pub use backups::{BackupOptions, Backups, NewKey};
+pub use builder::DataManagerBuilder;
+pub use config::Config;
+pub use dm_audit as audit_trail;
+pub use dm_backup as backup;
+pub use dm_core::{
+    AccessMode, Action, Actor, BackupId, BackupKind, BackupMode, BackupRequest, ByteSize, Clock, Comparison,
+    ConsistencyPoint, ContentDigest, Destination, Effect, Engine, EngineId, EngineKind, Error, ErrorKind, Finding, Grant, Health,
+    Isolation, Level, NoProgress, OpContext, Period, Permissions, PlanDigest, Preflight, Progress, ProgressSink,
+    RepositoryId, Resource, Result, Row, RowStream, RunId, Secret, Statement, SystemClock, TableComparison,
+    TableFacts, TargetName, Transaction, TransactionOptions, Value, redact_url,
+};
+pub use dm_repository as repository;
+pub use dm_store::{Order, Page, ProofKind, RecoveryProof};
+pub use doctor::{DoctorReport, DoctorSection};
+pub use health::EngineHealth;
+pub use manager::DataManager;
+pub use restores::{RestoreOptions, RestorePlan};
+pub use status::{StatusReport, TargetStatus, Verdict};

@@ -85,7 +85,7 @@ impl ExpirePlan {
 }
 
 /// What an expiry (or a deletion) did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct ExpireReport {
     /// Backups that were marked.
     pub deleted: Vec<BackupId>,

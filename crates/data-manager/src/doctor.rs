@@ -1,0 +1,141 @@
+//! What would go wrong, and the mend: configuration, engines, repository, keys, state, clock.
+
+use chrono::Datelike;
+use dm_core::{Action, ErrorKind, Finding, Level, OpContext, Result};
+use serde::Serialize;
+
+use crate::DataManager;
+use crate::backups::free_bytes;
+use crate::config::Setting;
+use crate::pipeline::Operation;
+
+const DOCTOR: Action = Action::read("system", "doctor");
+
+/// Less than this free on a local repository's disk is worth a warning.
+const LITTLE_SPACE: u64 = 1 << 30;
+
+/// Findings about one thing.
+#[derive(Clone, Debug, Serialize)]
+pub struct DoctorSection {
+    /// `engine main`, `repository`, `state` ...
+    pub name: String,
+    /// What was found.
+    pub findings: Vec<Finding>,
+}
+
+/// Everything that was looked at.
+#[derive(Clone, Debug, Serialize)]
+pub struct DoctorReport {
+    /// Section by section.
+    pub sections: Vec<DoctorSection>,
+    /// Every setting with where it came from, secrets redacted.
+    pub settings: Vec<Setting>,
+}
+
+impl DoctorReport {
+    /// The worst level found.
+    #[must_use]
+    pub fn worst(&self) -> Level {
+        self.sections.iter().flat_map(|s| &s.findings).map(|f| f.level).max().unwrap_or(Level::Ok)
+    }
+}
+
+impl DataManager {
+    /// Looks at everything that a backup or restore will need. Changes nothing that lasts.
+    ///
+    /// # Errors
+    /// Only when the operation itself may not run; what is wrong is a finding.
+    pub async fn doctor(&self, ctx: &OpContext) -> Result<DoctorReport> {
+        let work = async {
+            let mut sections = Vec::new();
+            if !self.config.findings().is_empty() {
+                sections.push(DoctorSection {
+                    name: "configuration".to_owned(),
+                    findings: self.config.findings().to_vec(),
+                });
+            }
+            if self.engines.is_empty() {
+                let finding = Finding::new(Level::Error, "engines", "no engine is configured")
+                    .with_mend("set DATABASE_URL, or run \"dm init\"");
+                sections.push(DoctorSection { name: "engines".to_owned(), findings: vec![finding] });
+            }
+            for engine in self.engines() {
+                let name = format!("engine {} ({})", engine.id(), engine.location());
+                sections.push(DoctorSection { name, findings: engine.diagnose(ctx).await });
+            }
+            sections.push(DoctorSection { name: format!("repository {}", self.repository.location), findings: self.check_repository(ctx).await });
+            sections.push(DoctorSection { name: "state".to_owned(), findings: self.check_state(ctx).await });
+            sections.push(DoctorSection { name: "clock".to_owned(), findings: vec![check_clock(ctx)] });
+            Ok(DoctorReport { sections, settings: self.config.settings() })
+        };
+        self.operate(ctx, Operation::new(DOCTOR, "*"), work).await
+    }
+
+    async fn check_repository(&self, ctx: &OpContext) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        if let Some(free) = self.repository.location.as_folder().and_then(free_bytes) {
+            let size = dm_core::ByteSize(free);
+            findings.push(if free < LITTLE_SPACE {
+                Finding::new(Level::Warning, "disk_space", format!("only {size} free"))
+                    .with_mend("make room, or choose another [repository] url")
+            } else {
+                Finding::new(Level::Ok, "disk_space", format!("{size} free"))
+            });
+        }
+        match self.repository.open(ctx).await {
+            Ok(repository) => {
+                let kind = if repository.is_encrypted() { "encrypted" } else { "not encrypted" };
+                findings.push(Finding::new(Level::Ok, "repository", format!("opens; {kind}")));
+                if repository.is_encrypted() && !repository.can_read_index() {
+                    findings.push(
+                        Finding::new(Level::Warning, "index_key", "this host has no index key: it can make full backups only")
+                            .with_mend("set index_identity_file"),
+                    );
+                }
+                if repository.single_writer() {
+                    findings.push(Finding::new(
+                        Level::Warning,
+                        "create_only",
+                        "this store does not honour create-only writes: only one host may write at a time",
+                    ));
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                findings.push(Finding::new(Level::Info, "repository", "there is none yet; the first backup makes it"));
+            }
+            Err(error) => findings.push(finding_of("repository", &error)),
+        }
+        findings
+    }
+
+    async fn check_state(&self, ctx: &OpContext) -> Vec<Finding> {
+        match self.state(ctx).await {
+            Ok(state) => vec![Finding::new(Level::Ok, "state", format!("opens ({})", state.store.location()))],
+            Err(error) => vec![finding_of("state", &error)],
+        }
+    }
+}
+
+fn check_clock(ctx: &OpContext) -> Finding {
+    // A machine without a clock battery wakes up in 1970; anything before this program was written is wrong.
+    if ctx.now().year() < 2026 {
+        Finding::new(Level::Error, "clock", format!("the clock says {}", ctx.now())).with_mend("set the clock; run a time service")
+    } else {
+        Finding::new(Level::Ok, "clock", format!("{}", ctx.now().format("%Y-%m-%d %H:%M:%S UTC")))
+    }
+}
+
+fn finding_of(check: &str, error: &dm_core::Error) -> Finding {
+    let mut message = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        message.push_str(": ");
+        message.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    let finding = Finding::new(Level::Error, check, message);
+    match error.hint() {
+        Some(hint) => finding.with_mend(hint),
+        None => finding,
+    }
+}

@@ -1,0 +1,178 @@
+//! The facade itself: engines, repository, state and roles, each opened when it is first needed.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use dm_audit::AuditLog;
+use dm_backup::BackupService;
+use dm_core::{Actor, Clock, Engine, EngineId, Error, OpContext, Permissions, Result, Secret, TargetName};
+use dm_store::Store;
+use tokio::sync::OnceCell;
+
+use crate::config::Config;
+use crate::repositories::RepositorySettings;
+use crate::{Audits, Backups, DataManagerBuilder};
+
+/// One system over all its engines. Cheap to share behind an `Arc`; every method takes `&self`.
+pub struct DataManager {
+    pub(crate) config: Config,
+    pub(crate) engines: BTreeMap<EngineId, Arc<dyn Engine>>,
+    pub(crate) repository: RepositorySettings,
+    pub(crate) state_url: Secret,
+    pub(crate) permissions: Permissions,
+    pub(crate) actor: Actor,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) state: OnceCell<State>,
+}
+
+pub(crate) struct State {
+    pub(crate) store: Store,
+    pub(crate) audit: AuditLog,
+}
+
+impl DataManager {
+    /// Begins a manager in code.
+    #[must_use]
+    pub fn builder() -> DataManagerBuilder {
+        DataManagerBuilder::new()
+    }
+
+    /// A manager of a loaded configuration. Connects to nothing yet.
+    ///
+    /// # Errors
+    /// `Invalid` or `Unsupported` when an engine's URL cannot be understood.
+    pub fn with_config(config: Config) -> Result<Self> {
+        DataManagerBuilder::new().config(config).build()
+    }
+
+    /// A fresh context: a new run id, this manager's actor and clock.
+    #[must_use]
+    pub fn context(&self) -> OpContext {
+        OpContext::new(self.actor.clone()).with_clock(Arc::clone(&self.clock))
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Backups: run, list, verify, expire ...
+    #[must_use]
+    pub fn backup(&self) -> Backups<'_> {
+        Backups { dm: self }
+    }
+
+    /// The audit trail.
+    #[must_use]
+    pub fn audit(&self) -> Audits<'_> {
+        Audits { dm: self }
+    }
+
+    /// The roles and what they may do.
+    #[must_use]
+    pub fn permissions(&self) -> &Permissions {
+        &self.permissions
+    }
+
+    /// The engines in order of their names.
+    pub fn engines(&self) -> impl Iterator<Item = &Arc<dyn Engine>> {
+        self.engines.values()
+    }
+
+    /// The named engine, or without a name the only one, or else the one called `main`.
+    ///
+    /// # Errors
+    /// `NotFound`, naming what there is.
+    pub fn engine(&self, id: Option<&EngineId>) -> Result<Arc<dyn Engine>> {
+        let found = match id {
+            Some(id) => self.engines.get(id),
+            None if self.engines.len() == 1 => self.engines.values().next(),
+            None => self.engines.iter().find(|(id, _)| id.as_str() == "main").map(|(_, engine)| engine),
+        };
+        found.cloned().ok_or_else(|| {
+            let known: Vec<&str> = self.engines.keys().map(EngineId::as_str).collect();
+            let (message, hint) = match (id, known.is_empty()) {
+                (_, true) => (
+                    "no engine is configured".to_owned(),
+                    "set DATABASE_URL, or run \"dm init\" and give an engine its url".to_owned(),
+                ),
+                (Some(id), false) => (format!("there is no engine \"{id}\""), format!("there is {}", known.join(", "))),
+                (None, false) => {
+                    ("there are several engines and none is called \"main\"".to_owned(), format!("name one of {}", known.join(", ")))
+                }
+            };
+            Error::not_found(message).with_hint(hint)
+        })
+    }
+
+    /// Closes connections in good order. The manager is of no use afterwards.
+    pub async fn close(&self) {
+        for engine in self.engines.values() {
+            engine.close().await;
+        }
+        if let Some(state) = self.state.get() {
+            // Sealing is what a daemon does every second; a program that ends does it on its way out.
+            if let Err(error) = state.audit.seal(&self.context()).await {
+                tracing::warn!(%error, "the last audit events are not sealed yet; the next run seals them");
+            }
+            state.store.close().await;
+        }
+    }
+
+    pub(crate) async fn state(&self, ctx: &OpContext) -> Result<&State> {
+        self.state
+            .get_or_try_init(|| async {
+                let store = Store::open(&self.state_url, ctx).await?;
+                Ok(State { audit: AuditLog::new(store.clone()), store })
+            })
+            .await
+    }
+
+    pub(crate) async fn audit_log(&self, ctx: &OpContext) -> Result<&AuditLog> {
+        Ok(&self.state(ctx).await?.audit)
+    }
+
+    pub(crate) async fn backups(&self, ctx: &OpContext) -> Result<BackupService> {
+        Ok(BackupService::new(self.repository.open(ctx).await?))
+    }
+
+    pub(crate) async fn backups_or_new(&self, ctx: &OpContext) -> Result<BackupService> {
+        Ok(BackupService::new(self.repository.open_or_init(ctx).await?))
+    }
+
+    /// The engine and the target that a request means. A target that the configuration knows names its engine; an engine
+    /// without a target is backed up under its own name.
+    pub(crate) fn engine_and_target(
+        &self,
+        engine: Option<&EngineId>,
+        target: Option<&TargetName>,
+    ) -> Result<(Arc<dyn Engine>, TargetName)> {
+        let configured = target.and_then(|t| self.config.targets.get(t)).map(|t| &t.engine);
+        let engine = self.engine(engine.or(configured))?;
+        let target = match target {
+            Some(target) => target.clone(),
+            None => TargetName::new(engine.id().as_str())?,
+        };
+        Ok((engine, target))
+    }
+
+    /// The target that a request means: the one named, or the name of the engine.
+    pub(crate) fn target(&self, target: Option<&TargetName>, engine: Option<&EngineId>) -> Result<TargetName> {
+        match (target, engine) {
+            (Some(target), _) => Ok(target.clone()),
+            (None, Some(engine)) => TargetName::new(engine.as_str()),
+            (None, None) => TargetName::new(self.engine(None)?.id().as_str()),
+        }
+    }
+}
+
+impl fmt::Debug for DataManager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DataManager")
+            .field("engines", &self.engines.keys())
+            .field("repository", &self.repository.location.to_string())
+            .finish_non_exhaustive()
+    }
+}

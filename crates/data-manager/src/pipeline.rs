@@ -1,0 +1,155 @@
+//! The one way that every operation goes: authorise, record the intent, work, record the outcome.
+//!
+//! Promises: nothing is applied before its intent is durable; every operation, also a refused one, leaves a line in
+//! the audit trail; no secret reaches that line.
+
+use std::future::Future;
+use std::time::Instant;
+
+use dm_core::{
+    Action, AuditEvent, AuditIntent, AuditOutcome, AuditSink, Effect, Error, ErrorKind, OpContext, Resource, Result,
+};
+use dm_store::{RunEnd, RunStart};
+use serde::Serialize;
+use serde_json::Value as Json;
+use tracing::Instrument;
+
+use crate::DataManager;
+
+/// What is about to be done, for the permission check and the trail.
+pub(crate) struct Operation {
+    action: Action,
+    resource: Resource,
+    details: Json,
+}
+
+impl Operation {
+    pub(crate) fn new(action: Action, resource: impl Into<Resource>) -> Self {
+        Self { action, resource: resource.into(), details: Json::Null }
+    }
+
+    /// Parameters that a reader of the trail needs; no secret, no personal data.
+    pub(crate) fn with_details(mut self, details: Json) -> Self {
+        self.details = details;
+        self
+    }
+}
+
+impl DataManager {
+    /// Runs `work` as an operation. A reading one is recorded by its outcome, a changing one by intent and outcome.
+    pub(crate) async fn operate<T, F>(&self, ctx: &OpContext, operation: Operation, work: F) -> Result<T>
+    where
+        T: Serialize,
+        F: Future<Output = Result<T>>,
+    {
+        let Operation { action, resource, details } = operation;
+        let intent = AuditIntent {
+            run_id: ctx.run_id(),
+            actor: ctx.actor().name.clone(),
+            action: action.to_string(),
+            resource: resource.to_string(),
+            details,
+        };
+        let span = tracing::info_span!("operation", run = %ctx.run_id(), action = %action, resource = %resource);
+        async {
+            let began = Instant::now();
+            let audit = self.audit_log(ctx).await?;
+            if let Err(denied) = self.permissions().check(ctx.actor(), action, &resource) {
+                let refused = event(ctx, &intent, AuditOutcome::Denied, began, Some(&denied));
+                audit.record_run(&start(ctx, &intent), &end(&refused, None), &refused).await?;
+                tracing::warn!(error = %denied, "denied");
+                return Err(denied);
+            }
+            if action.writes {
+                audit.begin_run(&start(ctx, &intent), &event(ctx, &intent, AuditOutcome::Intent, began, None)).await?;
+            }
+            let result = ctx.run(work).await;
+            let outcome = match result.as_ref().map_err(Error::kind) {
+                Ok(_) => AuditOutcome::Success,
+                Err(ErrorKind::Interrupted) => AuditOutcome::Interrupted,
+                Err(ErrorKind::Denied) => AuditOutcome::Denied,
+                Err(ErrorKind::Partial) => AuditOutcome::Partial,
+                Err(_) => AuditOutcome::Failure,
+            };
+            let ended = event(ctx, &intent, outcome, began, result.as_ref().err());
+            let recorded = if action.writes {
+                audit.finish_run(&end(&ended, report_of(&result)), &ended).await
+            } else {
+                audit.append(ctx, &ended).await
+            };
+            let duration_ms = began.elapsed().as_millis();
+            match &result {
+                Ok(_) => tracing::info!(outcome = "success", duration_ms, "finished"),
+                Err(error) => tracing::warn!(outcome = ?outcome, duration_ms, error = %error, "finished"),
+            }
+            match (result, recorded) {
+                (Err(error), _) => Err(error),
+                (Ok(value), Ok(())) => Ok(value),
+                (Ok(_), Err(error)) => Err(Error::new(error.kind(), "the operation was done, but its outcome could not be recorded")
+                    .with_effect(if action.writes { Effect::Applied } else { Effect::None })
+                    .with_hint("the result stands; mend the state store (dm doctor) and look at the audit trail")
+                    .with_source(error)),
+            }
+        }
+        .instrument(span)
+        .await
+    }
+}
+
+fn event(
+    ctx: &OpContext,
+    intent: &AuditIntent,
+    outcome: AuditOutcome,
+    began: Instant,
+    error: Option<&Error>,
+) -> AuditEvent {
+    AuditEvent {
+        at: ctx.now(),
+        intent: intent.clone(),
+        outcome,
+        effect: match (outcome, error) {
+            (_, Some(error)) => error.effect(),
+            (AuditOutcome::Success, None) => Effect::Applied,
+            _ => Effect::None,
+        },
+        duration: began.elapsed(),
+        error: error.map(chain),
+    }
+}
+
+fn start(ctx: &OpContext, intent: &AuditIntent) -> RunStart {
+    RunStart {
+        run_id: intent.run_id,
+        action: intent.action.clone(),
+        resource: intent.resource.clone(),
+        actor: intent.actor.clone(),
+        started_at: ctx.now(),
+    }
+}
+
+fn end(event: &AuditEvent, report: Option<Json>) -> RunEnd {
+    RunEnd {
+        run_id: event.intent.run_id,
+        finished_at: event.at,
+        state: event.outcome.into(),
+        effect: event.effect,
+        error: event.error.clone(),
+        report,
+    }
+}
+
+/// The error with its causes in one line, as the trail keeps it.
+fn chain(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+fn report_of<T: Serialize>(result: &Result<T>) -> Option<Json> {
+    result.as_ref().ok().and_then(|value| serde_json::to_value(value).ok())
+}

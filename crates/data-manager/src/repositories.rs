@@ -1,0 +1,115 @@
+//! The backup repository of a manager: opened when it is first needed, made by the first backup.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dm_core::{Error, ErrorKind, OpContext, Result, Secret};
+use dm_repository::{Identity, InitOptions, OpenOptions, Recipient, Repository, StoreLocation, StoreOptions, open_store};
+use object_store::ObjectStore;
+
+/// Everything that is known of the repository before it is opened.
+#[derive(Clone)]
+pub(crate) struct RepositorySettings {
+    pub(crate) location: StoreLocation,
+    pub(crate) store: StoreOptions,
+    pub(crate) encryption: bool,
+    pub(crate) recipients: Vec<Recipient>,
+    /// Private keys, read already.
+    pub(crate) identities: Vec<Identity>,
+    /// Files of private keys, read when a repository is opened.
+    pub(crate) identity_files: Vec<PathBuf>,
+    pub(crate) index_identity: Option<Identity>,
+    pub(crate) index_identity_file: Option<PathBuf>,
+    pub(crate) passphrase: Option<Secret>,
+    pub(crate) zstd_level: i32,
+    pub(crate) threads: usize,
+    pub(crate) memory_bytes: u64,
+    pub(crate) pack_bytes: u64,
+}
+
+impl RepositorySettings {
+    pub(crate) fn object_store(&self) -> Result<Arc<dyn ObjectStore>> {
+        open_store(&self.location, &self.store)
+    }
+
+    /// Opens the repository; one that is not there is an error with the way out.
+    pub(crate) async fn open(&self, ctx: &OpContext) -> Result<Repository> {
+        let store = self.object_store()?;
+        let repository = Repository::open(store, ctx, self.open_options()?).await.map_err(|error| match error.kind() {
+            ErrorKind::NotFound => Error::not_found(format!("there is no backup repository at {}", self.location))
+                .with_hint("the first \"dm backup run\" makes it; if there should be one, check [repository] url")
+                .with_source(error),
+            _ => error,
+        })?;
+        self.check_encryption(&repository)?;
+        Ok(repository)
+    }
+
+    /// Opens the repository, or makes it.
+    pub(crate) async fn open_or_init(&self, ctx: &OpContext) -> Result<Repository> {
+        let store = self.object_store()?;
+        let options = self.open_options()?;
+        match Repository::open(Arc::clone(&store), ctx, options.clone()).await {
+            Ok(repository) => {
+                self.check_encryption(&repository)?;
+                Ok(repository)
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let init = self.init_options(&options)?;
+                match Repository::init(Arc::clone(&store), ctx, init, options.clone()).await {
+                    // Somebody else made it in the same moment: theirs is as good.
+                    Err(error) if error.kind() == ErrorKind::AlreadyExists => Repository::open(store, ctx, options).await,
+                    result => result,
+                }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn open_options(&self) -> Result<OpenOptions> {
+        let mut identities = self.identities.clone();
+        for file in &self.identity_files {
+            identities.push(Identity::from_file(file, self.passphrase.as_ref())?);
+        }
+        let index_identity = match (&self.index_identity, &self.index_identity_file) {
+            (Some(identity), _) => Some(identity.clone()),
+            (None, Some(file)) => Some(Identity::from_file(file, self.passphrase.as_ref())?),
+            (None, None) => None,
+        };
+        Ok(OpenOptions {
+            identities,
+            index_identity,
+            zstd_level: self.zstd_level,
+            threads: self.threads,
+            memory_bytes: self.memory_bytes,
+        })
+    }
+
+    fn init_options(&self, open: &OpenOptions) -> Result<InitOptions> {
+        let mut init = InitOptions { pack_bytes: self.pack_bytes, lease: Duration::from_secs(60), ..InitOptions::default() };
+        if !self.encryption && self.recipients.is_empty() {
+            return Ok(init);
+        }
+        init.recipients.clone_from(&self.recipients);
+        if init.recipients.is_empty() {
+            init.recipients = open.identities.iter().map(Identity::recipient).collect();
+        }
+        init.index_recipient = open.index_identity.as_ref().map(Identity::recipient);
+        if init.recipients.is_empty() || init.index_recipient.is_none() {
+            let missing = if init.recipients.is_empty() { "no recipient" } else { "no index key" };
+            return Err(Error::invalid(format!("encryption is asked for, but {missing} is configured"))
+                .with_hint("run \"dm backup key new --out owner.key\" and put what it prints into [repository]"));
+        }
+        Ok(init)
+    }
+
+    /// Somebody who asks for encryption must not silently write into a plain repository.
+    fn check_encryption(&self, repository: &Repository) -> Result<()> {
+        if (self.encryption || !self.recipients.is_empty()) && !repository.is_encrypted() {
+            return Err(Error::invalid(format!("encryption is asked for, but the repository at {} is not encrypted", self.location))
+                .with_hint("choose another [repository] url for an encrypted one, or take \"encryption\" and \"recipients\" out"));
+        }
+        Ok(())
+    }
+}

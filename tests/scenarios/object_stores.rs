@@ -1,0 +1,44 @@
+//! The SQLite story in every kind of bucket: S3, Google Cloud Storage, Azure (the latter two on emulators, one writer).
+
+use data_manager::Secret;
+use data_manager::repository::StoreOptions;
+use dm_testkit::{Azurite, Gcs, S3};
+
+use crate::sqlite_story::story;
+use crate::support::Place;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s3_encrypted() {
+    let Some(server) = dm_testkit::available(S3::start()) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    story(&Place::s3(&server).encrypted(), folder.path()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn google_cloud_storage() {
+    let Some(server) = dm_testkit::available(Gcs::start()) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let options = StoreOptions {
+        endpoint: Some(server.endpoint()),
+        allow_http: true,
+        credentials_file: Some(server.credentials_file().to_owned()),
+        ..StoreOptions::default()
+    };
+    let place = Place { url: format!("gs://{}/dm", Gcs::BUCKET), options, keys: None };
+    story(&place, folder.path()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn azure() {
+    let Some(server) = dm_testkit::available(Azurite::start()) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let options = StoreOptions {
+        endpoint: Some(server.endpoint()),
+        allow_http: true,
+        access_key: Some(Secret::new(Azurite::ACCOUNT)),
+        secret_key: Some(Secret::new(Azurite::KEY)),
+        ..StoreOptions::default()
+    };
+    let place = Place { url: format!("az://{}/dm", Azurite::CONTAINER), options, keys: None };
+    story(&place, folder.path()).await;
+}
