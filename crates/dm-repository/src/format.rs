@@ -7,6 +7,9 @@ use dm_core::{
 };
 use serde::{Deserialize, Serialize};
 
+/// Format name of a commit.
+pub(crate) const BACKUP_FORMAT: &str = "dm-backup";
+
 /// What `backup.json` says of a backup: everything that listing, planning and choosing need, and no contents.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BackupHeader {
@@ -156,3 +159,9 @@ pub struct Verification {
     #[serde(default)]
     pub bytes: u64,
 }
+
+/// Format names of the numbered records, and the folders that hold them.
+pub(crate) const PIN_FORMAT: &str = "dm-pin";
+pub(crate) const PINS: &str = "pins";
+pub(crate) const VERIFICATION_FORMAT: &str = "dm-verification";
+pub(crate) const VERIFICATIONS: &str = "verifications";

@@ -9,18 +9,39 @@
 //! - Nothing here knows an engine: what goes in and out are members, blocks and facts of `dm-core`.
 
 mod cloud;
+mod commit;
+mod cpu;
+mod document;
 mod error;
+mod fetch;
 mod format;
+mod index;
 mod keys;
+mod lease;
+mod listing;
 mod local;
 mod location;
+mod map;
+mod packs;
+mod page;
+mod parent;
+mod paths;
+mod reader;
 mod repository;
+mod storage;
 mod storage_class;
+mod sweep;
+mod tombstone;
+mod verify;
+mod write_pages;
+mod write_stream;
+mod writer;
 
 pub use format::{BackupHeader, Counts, InventoryRef, PinState, RootRef, Sizes, Verification, VerifyLevel};
 pub use keys::{Identity, Recipient};
+pub use listing::Listing;
 pub use location::{StoreLocation, StoreOptions, open_store};
-pub use repository::{
-    BackupReader, BackupStart, BackupWriter, InitOptions, Listing, MemberSummary, OpenOptions, Repository,
-    SweepOptions, SweepReport,
-};
+pub use reader::BackupReader;
+pub use repository::{InitOptions, OpenOptions, Repository};
+pub use sweep::{SweepOptions, SweepReport};
+pub use writer::{BackupStart, BackupWriter, MemberSummary};

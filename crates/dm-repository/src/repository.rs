@@ -1,17 +1,24 @@
 //! A repository: made once, opened often.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use dm_core::{
-    BackupId, BackupKind, BlockStream, Error, Finding, MemberSpec, OpContext, RepositoryId, RestoreContent,
-    Result, SessionSummary, SourceDescription, TableFacts, TargetName,
-};
-use object_store::ObjectStore;
+use dm_core::{BackupId, Error, ErrorKind, OpContext, Progress, RepositoryId, Result, TargetName};
+use object_store::{Error as StoreError, ObjectStore};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
-use crate::{BackupHeader, Identity, PinState, Recipient, Verification, VerifyLevel};
+use crate::cpu::Cpu;
+use crate::storage::{Created, Storage};
+use crate::{Identity, Recipient, document, keys, paths};
+
+const FORMAT: &str = "dm-repository";
+const MIN_PACK_BYTES: u64 = 64 << 10;
+const MAX_PACK_BYTES: u64 = 1 << 30;
 
 /// How a repository is made.
 #[derive(Clone, Debug)]
@@ -20,9 +27,9 @@ pub struct InitOptions {
     pub recipients: Vec<Recipient>,
     /// Who can read the maps of its backups; given if and only if there are recipients.
     pub index_recipient: Option<Recipient>,
-    /// Size of a pack in bytes; at least 64 KiB.
+    /// Size of a pack in bytes, 64 KiB to 1 GiB.
     pub pack_bytes: u64,
-    /// How long a lease lives by the store's clock; at least a second.
+    /// How long a lease lives by the store's clock; whole seconds, at least one.
     pub lease: Duration,
 }
 
@@ -64,209 +71,350 @@ impl Default for OpenOptions {
     }
 }
 
-/// What a backup begins with.
-#[derive(Clone, Debug)]
-pub struct BackupStart {
-    /// What is backed up.
-    pub target: TargetName,
-    /// How much it may reuse.
-    pub kind: BackupKind,
-    /// The backup to compare with; `None` if and only if the kind is full.
-    pub parent: Option<BackupHeader>,
-    /// When it began.
-    pub started_at: DateTime<Utc>,
+/// `repository.json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Description {
+    pub(crate) id: RepositoryId,
+    pub(crate) created_at: DateTime<Utc>,
+    pub(crate) encryption: Option<Encryption>,
+    pub(crate) pack_bytes: u64,
+    pub(crate) lease_seconds: u64,
 }
 
-/// What became of a member.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct MemberSummary {
-    /// Its size in bytes.
-    pub size: u64,
-    /// Bytes of new frames, compressed.
-    pub stored_bytes: u64,
-    /// Bytes that the parent had.
-    pub reused_bytes: u64,
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Encryption {
+    pub(crate) scheme: String,
+    pub(crate) recipients: Vec<Recipient>,
+    pub(crate) index_recipient: Recipient,
 }
 
-/// The backups of a repository.
-#[derive(Clone, Debug, Default)]
-pub struct Listing {
-    /// Whole backups, oldest first: by consistency point, a parent before its children.
-    pub backups: Vec<BackupHeader>,
-    /// What could not be read or does not fit together.
-    pub problems: Vec<Finding>,
-    /// The latest word on pins.
-    pub pins: BTreeMap<BackupId, PinState>,
-    /// The latest verification of each.
-    pub verified: BTreeMap<BackupId, Verification>,
-    /// Backups that are marked for deletion.
-    pub tombstoned: BTreeSet<BackupId>,
-    /// Backups without a commit: running ones and what interrupted ones left.
-    pub incomplete: BTreeSet<BackupId>,
+/// A repository in a store. Cheap to clone.
+#[derive(Clone)]
+pub struct Repository {
+    pub(crate) inner: Arc<Inner>,
 }
 
-/// How to sweep.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SweepOptions {
-    /// Only say what would be removed.
-    pub dry_run: bool,
-    /// Wait until marked backups may be removed (leases end or expire); otherwise leave them to a later sweep.
-    pub wait: bool,
+pub(crate) struct Inner {
+    pub(crate) storage: Storage,
+    pub(crate) description: Description,
+    pub(crate) options: OpenOptions,
+    pub(crate) cpu: Cpu,
+    single_writer: bool,
+    keys: Mutex<HashMap<BackupId, Arc<Identity>>>,
 }
 
-/// What a sweep did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SweepReport {
-    /// Backups whose objects were (or would be) removed.
-    pub removed: Vec<BackupId>,
-    /// Interrupted backups that were (or would be) marked.
-    pub marked: Vec<BackupId>,
-    /// Marked backups that have to wait, and why.
-    pub waiting: Vec<(BackupId, String)>,
-    /// Marks that were withdrawn because a backup references what they marked.
-    pub unmarked: Vec<BackupId>,
-    /// Objects that were (or would be) removed.
-    pub objects: u64,
-    /// Bytes that were (or would be) freed.
-    pub bytes: u64,
-    /// What could not be read and therefore counts as referenced.
-    pub problems: Vec<Finding>,
+impl fmt::Debug for Repository {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Repository").field("id", &self.id()).finish_non_exhaustive()
+    }
 }
 
-/// A repository in a store.
-#[derive(Clone, Debug)]
-pub struct Repository;
-
-/// A backup being written.
-#[derive(Debug)]
-pub struct BackupWriter;
-
-/// A backup being read.
-#[derive(Debug)]
-pub struct BackupReader;
-
-fn soon() -> Error {
-    Error::internal("not yet built")
-}
-#[allow(missing_docs, clippy::unused_async, unused_variables, clippy::missing_errors_doc)]
 impl Repository {
+    /// Makes a repository in an empty place and opens it.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when there is one, or anything else; `Invalid` options; `Denied`, `Unreachable`, `Exhausted`.
     pub async fn init(
         store: Arc<dyn ObjectStore>,
         ctx: &OpContext,
         init: InitOptions,
         open: OpenOptions,
     ) -> Result<Self> {
-        Err(soon())
+        let description = describe(&init, ctx.now())?;
+        let storage = Storage::new(Arc::clone(&store));
+        let key = paths::repository();
+        if ctx.run(storage.exists(&key)).await? {
+            return Err(already_there());
+        }
+        if let Some(foreign) = foreign(&storage, ctx).await? {
+            return Err(Error::new(
+                ErrorKind::AlreadyExists,
+                format!("the place is not empty: it holds \"{foreign}\", which is no part of a repository"),
+            )
+            .with_hint("give the repository an empty folder or a prefix of its own"));
+        }
+        let document = document::write(FORMAT, &description)?;
+        // A store without create-only PUTs is found out by the probe in `open`; here it must still work.
+        let mut created = storage.create(&key, document.clone()).await;
+        if matches!(&created, Err(e) if e.kind() == ErrorKind::Unsupported) {
+            created = storage.without_create().create(&key, document).await;
+        }
+        if created? == Created::Taken {
+            return Err(already_there());
+        }
+        Self::open(store, ctx, open).await
     }
+
+    /// Opens a repository.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none, `Invalid` when something else is there or a key does not belong to it,
+    /// `Unsupported` when it is of a newer version, `Corrupt`, `Denied`, `Unreachable`.
     pub async fn open(store: Arc<dyn ObjectStore>, ctx: &OpContext, open: OpenOptions) -> Result<Self> {
-        Err(soon())
+        let mut storage = Storage::new(store);
+        if !(1..=19).contains(&open.zstd_level) {
+            return Err(Error::invalid(format!("zstd level {} is not between 1 and 19", open.zstd_level)));
+        }
+        let key = paths::repository();
+        let Some(bytes) = ctx.run(storage.find(&key)).await? else {
+            return Err(match foreign(&storage, ctx).await? {
+                Some(foreign) => Error::invalid(format!(
+                    "this is not a repository: it holds \"{foreign}\" and no repository.json"
+                ))
+                .with_hint("check the location; a repository needs an empty place of its own"),
+                None => Error::not_found("there is no repository here")
+                    .with_hint("check the location, or make a repository there first"),
+            });
+        };
+        let description: Description = document::read(FORMAT, &bytes).map_err(|e| e.about(key.as_ref()))?;
+        check(&description)?;
+        if let (Some(encryption), Some(identity)) = (&description.encryption, &open.index_identity) {
+            if identity.recipient() != encryption.index_recipient {
+                return Err(Error::invalid("the index identity does not belong to this repository")
+                    .with_hint(format!("give the private key of {}, or none", encryption.index_recipient)));
+            }
+        }
+        let honours = match ctx.run(probe(&storage)).await? {
+            Probe::Honoured => true,
+            Probe::Overwritten => false,
+            Probe::Unknown => {
+                storage = storage.without_create();
+                false
+            }
+            // Whoever may only read needs no create; whoever wants to write will be told by the write.
+            Probe::ReadOnly => true,
+        };
+        if !honours {
+            ctx.progress(Progress::Warning(
+                "this store does not honour create-only writes: single-writer mode, only one program may write at a time"
+                    .into(),
+            ));
+            tracing::warn!("the store does not honour create-only writes: single-writer mode");
+        }
+        let cpu = Cpu::new(open.threads, open.zstd_level);
+        let inner = Inner {
+            storage,
+            description,
+            options: open,
+            cpu,
+            single_writer: !honours,
+            keys: Mutex::new(HashMap::new()),
+        };
+        Ok(Self { inner: Arc::new(inner) })
     }
+
+    /// The repository's id.
+    #[must_use]
     pub fn id(&self) -> RepositoryId {
-        RepositoryId::generate()
+        self.inner.description.id
     }
+
+    /// Whether backups are encrypted.
+    #[must_use]
     pub fn is_encrypted(&self) -> bool {
-        false
+        self.inner.description.encryption.is_some()
     }
+
+    /// Whether maps of earlier backups can be read here; without, only full backups can be taken.
+    #[must_use]
     pub fn can_read_index(&self) -> bool {
-        true
+        !self.is_encrypted() || self.inner.options.index_identity.is_some() || self.can_read_contents()
     }
+
+    /// Whether the contents of backups can be read here, as far as the keys given tell.
+    #[must_use]
+    pub fn can_read_contents(&self) -> bool {
+        !self.is_encrypted() || !self.inner.options.identities.is_empty()
+    }
+
+    /// Whether the store does not honour create-only writes, so that only one program may write at a time.
+    #[must_use]
     pub fn single_writer(&self) -> bool {
-        false
+        self.inner.single_writer
     }
-    pub async fn begin(&self, ctx: &OpContext, start: BackupStart) -> Result<BackupWriter> {
-        Err(soon())
+
+    /// Who can read its backups; empty when unencrypted.
+    #[must_use]
+    pub fn recipients(&self) -> &[Recipient] {
+        self.inner.description.encryption.as_ref().map_or(&[], |e| &e.recipients)
     }
-    pub async fn list(&self, ctx: &OpContext, target: Option<&TargetName>) -> Result<Listing> {
-        Err(soon())
-    }
-    pub async fn header(&self, ctx: &OpContext, target: &TargetName, id: BackupId) -> Result<BackupHeader> {
-        Err(soon())
-    }
-    pub async fn read(&self, ctx: &OpContext, header: &BackupHeader) -> Result<BackupReader> {
-        Err(soon())
-    }
-    pub async fn verify(
-        &self,
-        ctx: &OpContext,
-        header: &BackupHeader,
-        level: VerifyLevel,
-    ) -> Result<Verification> {
-        Err(soon())
-    }
-    pub async fn pin(
-        &self,
-        ctx: &OpContext,
-        header: &BackupHeader,
-        pinned: bool,
-        reason: &str,
-    ) -> Result<()> {
-        Err(soon())
-    }
-    pub async fn tombstone(&self, ctx: &OpContext, header: &BackupHeader, reason: &str) -> Result<()> {
-        Err(soon())
-    }
-    pub async fn sweep(&self, ctx: &OpContext, options: SweepOptions) -> Result<SweepReport> {
-        Err(soon())
+
+    /// How long a lease lives by the store's clock.
+    #[must_use]
+    pub fn lease(&self) -> Duration {
+        Duration::from_secs(self.inner.description.lease_seconds)
     }
 }
-#[allow(missing_docs, clippy::unused_async, unused_variables, clippy::missing_errors_doc)]
-impl BackupWriter {
-    pub fn id(&self) -> BackupId {
-        BackupId::generate()
+
+impl Inner {
+    pub(crate) fn lifetime(&self) -> Duration {
+        Duration::from_secs(self.description.lease_seconds)
     }
-    pub fn digest_key(&self) -> [u8; 32] {
-        [0; 32]
-    }
-    pub async fn write_member(
+
+    /// Writes a backup's key object: its identity, to all recipients.
+    pub(crate) async fn write_key(
         &self,
-        ctx: &OpContext,
-        spec: MemberSpec,
-        blocks: BlockStream,
-    ) -> Result<MemberSummary> {
-        Err(soon())
+        target: &TargetName,
+        id: BackupId,
+        identity: &Identity,
+        encryption: &Encryption,
+    ) -> Result<(u64, String)> {
+        let text = format!("{}\n", identity.to_secret_text().expose());
+        let sealed = Bytes::from(keys::seal(&encryption.recipients, text.as_bytes())?);
+        let facts = (sealed.len() as u64, blake3::hash(&sealed).to_hex().to_string());
+        self.storage.create_own(&paths::key(target, id, 0), sealed).await?;
+        Ok(facts)
     }
-    pub async fn commit(
-        self,
-        ctx: &OpContext,
-        source: SourceDescription,
-        summary: SessionSummary,
-    ) -> Result<BackupHeader> {
-        Err(soon())
-    }
-    pub async fn abandon(self, ctx: &OpContext) -> Result<()> {
-        Err(soon())
+
+    /// The identity of a backup, opened with one of ours.
+    pub(crate) async fn backup_key(&self, target: &TargetName, id: BackupId) -> Result<Arc<Identity>> {
+        if let Some(key) = self.keys.lock().unwrap_or_else(PoisonError::into_inner).get(&id) {
+            return Ok(Arc::clone(key));
+        }
+        let ours: Vec<&Identity> = self.options.identities.iter().collect();
+        let wanted: Vec<String> =
+            self.description.encryption.iter().flat_map(|e| &e.recipients).map(ToString::to_string).collect();
+        let hint = format!("give an identity (private key) of one of: {}", wanted.join(", "));
+        if ours.is_empty() {
+            return Err(Error::new(ErrorKind::Denied, "the backup is encrypted and no identity was given")
+                .about(id.to_string())
+                .with_hint(hint));
+        }
+        let folder = paths::keys(target, id);
+        let (_, files) = self.storage.children(Some(&folder)).await?;
+        let mut generations: Vec<u32> = files.iter().filter_map(|f| paths::number(f, "age")).collect();
+        generations.sort_unstable();
+        if generations.is_empty() {
+            return Err(Error::corrupt("the backup's key object is missing").about(folder.as_ref()));
+        }
+        let mut last = None;
+        for generation in generations.into_iter().rev() {
+            let key = paths::key(target, id, generation);
+            let sealed = self.storage.get(&key).await?;
+            match keys::open_sealed(&sealed, &ours) {
+                Ok(text) => {
+                    let text =
+                        String::from_utf8(text).map_err(|_| Error::corrupt("the key object is not text"))?;
+                    let identity = Arc::new(Identity::from_text(&text).map_err(|e| {
+                        Error::corrupt("the key object holds no identity").about(key.as_ref()).with_source(e)
+                    })?);
+                    self.keys
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .insert(id, Arc::clone(&identity));
+                    return Ok(identity);
+                }
+                Err(error) => last = Some((key, error)),
+            }
+        }
+        Err(match last {
+            Some((_, error @ age::DecryptError::NoMatchingKeys)) => {
+                Error::new(ErrorKind::Denied, "none of the identities given opens this backup")
+                    .about(id.to_string())
+                    .with_hint(hint)
+                    .with_source(error)
+            }
+            Some((key, error)) => {
+                Error::corrupt("the backup's key object is damaged").about(key.as_ref()).with_source(error)
+            }
+            None => Error::corrupt("the backup's key object is missing").about(folder.as_ref()),
+        })
     }
 }
-#[allow(
-    missing_docs,
-    clippy::unused_async,
-    unused_variables,
-    clippy::missing_errors_doc,
-    clippy::unimplemented
-)]
-impl BackupReader {
-    pub fn header(&self) -> &BackupHeader {
-        unimplemented!()
+
+fn describe(init: &InitOptions, now: DateTime<Utc>) -> Result<Description> {
+    let encryption = match (&init.recipients[..], &init.index_recipient) {
+        ([], None) => None,
+        ([], Some(_)) => {
+            return Err(Error::invalid("an index recipient without recipients: nothing would be encrypted")
+                .with_hint("name the recipients who may restore"));
+        }
+        (_, None) => {
+            return Err(Error::invalid("an encrypted repository needs an index recipient").with_hint(
+                "make a second key for the maps; hosts that take incremental backups hold its private half",
+            ));
+        }
+        (recipients, Some(index)) => Some(Encryption {
+            scheme: "age-x25519".into(),
+            recipients: recipients.to_vec(),
+            index_recipient: index.clone(),
+        }),
+    };
+    let description = Description {
+        id: RepositoryId::generate(),
+        created_at: now,
+        encryption,
+        pack_bytes: init.pack_bytes,
+        lease_seconds: init.lease.as_secs(),
+    };
+    check(&description)?;
+    Ok(description)
+}
+
+fn check(description: &Description) -> Result<()> {
+    if !(MIN_PACK_BYTES..=MAX_PACK_BYTES).contains(&description.pack_bytes) {
+        return Err(Error::invalid(format!(
+            "packs of {} bytes: use 64 KiB to 1 GiB",
+            description.pack_bytes
+        )));
     }
-    pub fn source(&self) -> &SourceDescription {
-        unimplemented!()
+    if !(1..=86_400).contains(&description.lease_seconds) {
+        return Err(Error::invalid(format!("a lease of {} s: use 1 s to a day", description.lease_seconds)));
     }
-    pub fn tables(&self) -> &[TableFacts] {
-        &[]
+    match &description.encryption {
+        Some(e) if e.scheme != "age-x25519" => {
+            Err(Error::unsupported(format!("the encryption scheme \"{}\" is unknown here", e.scheme)))
+        }
+        Some(e) if e.recipients.is_empty() => Err(Error::invalid("encryption without recipients")),
+        _ => Ok(()),
     }
-    pub fn warnings(&self) -> &[String] {
-        &[]
-    }
-    pub fn digest_key(&self) -> [u8; 32] {
-        [0; 32]
-    }
-    pub async fn members(&self, ctx: &OpContext) -> Result<Vec<(MemberSpec, u64)>> {
-        Err(soon())
-    }
-    pub fn content(&self, ctx: &OpContext, member_name: &str) -> RestoreContent {
-        Box::pin(futures::stream::empty())
-    }
-    pub async fn close(self) -> Result<()> {
-        Err(soon())
-    }
+}
+
+fn already_there() -> Error {
+    Error::new(ErrorKind::AlreadyExists, "there is a repository here already").with_hint("open it instead")
+}
+
+/// Something in the place that no repository has.
+async fn foreign(storage: &Storage, ctx: &OpContext) -> Result<Option<String>> {
+    const OURS: [&str; 8] = [
+        "repository.json",
+        "backups",
+        "tombstones",
+        "pins",
+        "verifications",
+        "leases",
+        "probes",
+        "lost+found",
+    ];
+    let (folders, objects) = ctx.run(storage.children(None)).await?;
+    Ok(folders.into_iter().chain(objects).find(|name| !OURS.contains(&name.as_str())))
+}
+
+enum Probe {
+    Honoured,
+    Overwritten,
+    Unknown,
+    ReadOnly,
+}
+
+/// Creates the same key twice (§9): the second must fail.
+async fn probe(storage: &Storage) -> Result<Probe> {
+    let key = paths::probe(Uuid::now_v7());
+    let translate = |error: StoreError| crate::error::store_error(error, key.as_ref());
+    let result = match storage.try_create(&key, Bytes::from_static(b"1")).await {
+        Err(StoreError::NotImplemented { .. } | StoreError::NotSupported { .. }) => {
+            return Ok(Probe::Unknown);
+        }
+        Err(error) => {
+            let error = translate(error);
+            return if error.kind() == ErrorKind::Denied { Ok(Probe::ReadOnly) } else { Err(error) };
+        }
+        Ok(()) => match storage.try_create(&key, Bytes::from_static(b"2")).await {
+            Ok(()) => Probe::Overwritten,
+            Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => Probe::Honoured,
+            Err(error) => return Err(translate(error)),
+        },
+    };
+    storage.delete(vec![key]).await?;
+    Ok(result)
 }

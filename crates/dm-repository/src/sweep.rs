@@ -184,10 +184,9 @@ impl Repository {
             }
         }
         for (id, header) in look.committed.iter().filter(|(id, _)| !look.marks.contains_key(id)) {
-            let groundless = header
-                .references
-                .iter()
-                .any(|r| look.marks.contains_key(r) && !look.committed.contains_key(r) && !is_unreadable(look, *r));
+            let groundless = header.references.iter().any(|r| {
+                look.marks.contains_key(r) && !look.committed.contains_key(r) && !is_unreadable(look, *r)
+            });
             if groundless && !named(*id) {
                 doomed.push((*id, "withdrawn: its ground was deleted before it was committed"));
             }
@@ -269,7 +268,13 @@ impl Repository {
     }
 
     /// Why a marked backup cannot be removed yet.
-    fn must_wait(&self, target: &TargetName, id: BackupId, marked_at: DateTime<Utc>, look: &Look) -> Option<String> {
+    fn must_wait(
+        &self,
+        target: &TargetName,
+        id: BackupId,
+        marked_at: DateTime<Utc>,
+        look: &Look,
+    ) -> Option<String> {
         let lifetime = chrono_duration(self.inner.lifetime());
         if let Some((other, _)) = look.unreadable.iter().find(|(other, _)| *other != id) {
             return Some(format!("the commit of {other} cannot be read and may need it"));
@@ -285,7 +290,9 @@ impl Repository {
             h.concerns(target) && h.first <= marked_at && look.now - h.newest <= lifetime * 2
         })?;
         Some(match &holder.body {
-            Some(body) => format!("a program that was at work when it was marked is still there ({:?})", body.purpose),
+            Some(body) => {
+                format!("a program that was at work when it was marked is still there ({:?})", body.purpose)
+            }
             None => "a lease that cannot be read was there when it was marked".into(),
         })
     }
@@ -294,12 +301,13 @@ impl Repository {
     async fn remove(&self, target: &TargetName, id: BackupId, objects: Vec<ObjectMeta>) -> Result<()> {
         let storage = &self.inner.storage;
         storage.delete(vec![paths::commit(target, id)]).await?;
-        let rank = |key: &Path| match paths::inside(key, &paths::backup(target, id)).first().map(String::as_str) {
-            Some("packs") => 0,
-            Some("index") => 1,
-            Some("keys") => 3,
-            _ => 2,
-        };
+        let rank =
+            |key: &Path| match paths::inside(key, &paths::backup(target, id)).first().map(String::as_str) {
+                Some("packs") => 0,
+                Some("index") => 1,
+                Some("keys") => 3,
+                _ => 2,
+            };
         let mut groups: BTreeMap<i32, Vec<Path>> = BTreeMap::new();
         for object in objects {
             groups.entry(rank(&object.location)).or_default().push(object.location);

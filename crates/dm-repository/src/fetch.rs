@@ -1,0 +1,264 @@
+//! Fetching frames: ranged reads, coalesced, decrypted and decompressed, with the frames that are used again kept.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use dm_core::{Error, Result};
+use futures::{StreamExt, TryStreamExt};
+
+use crate::Identity;
+use crate::cpu::{MAX_FRAME_CONTENT, decompress};
+use crate::index::PageReader;
+use crate::page::{Inventory, PackId};
+use crate::paths;
+
+/// Frames closer than this are fetched in one request.
+const GAP_BYTES: u64 = 256 << 10;
+/// The most that one request fetches.
+const REQUEST_BYTES: u64 = 8 << 20;
+/// Requests at once.
+const REQUESTS: usize = 4;
+/// Decompressed frames kept for later use.
+const KEPT_BYTES: usize = 16 << 20;
+/// The first read of an encrypted pack: its header stands in it.
+const HEADER_BYTES: u64 = 4 << 10;
+/// age's chunks (c2sp.org/age): 64 KiB of content, 16 bytes of tag.
+const CHUNK: u64 = 64 << 10;
+const SEALED_CHUNK: u64 = CHUNK + 16;
+
+/// A frame's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct FrameId {
+    pub(crate) pack: PackId,
+    pub(crate) offset: u64,
+    pub(crate) length: u32,
+}
+
+impl FrameId {
+    fn range(&self) -> Range<u64> {
+        self.offset..self.offset + u64::from(self.length)
+    }
+}
+
+/// Fetches frames of one backup.
+pub(crate) struct Fetcher {
+    pages: PageReader,
+    sizes: HashMap<PackId, u64>,
+    headers: Mutex<HashMap<PackId, Bytes>>,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    frames: HashMap<FrameId, Bytes>,
+    order: VecDeque<FrameId>,
+    bytes: usize,
+}
+
+impl Fetcher {
+    pub(crate) fn new(pages: PageReader, inventory: &Inventory) -> Self {
+        let sizes = inventory.packs.iter().map(|p| (p.id, p.size)).collect();
+        Self { pages, sizes, headers: Mutex::new(HashMap::new()), kept: Mutex::new(Kept::default()) }
+    }
+
+    /// The contents of these frames.
+    pub(crate) async fn frames(&self, wanted: &[FrameId]) -> Result<HashMap<FrameId, Bytes>> {
+        let mut found = HashMap::with_capacity(wanted.len());
+        let mut missing: BTreeMap<PackId, Vec<FrameId>> = BTreeMap::new();
+        {
+            let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            for frame in wanted {
+                match kept.frames.get(frame) {
+                    Some(content) => {
+                        found.insert(*frame, content.clone());
+                    }
+                    None => missing.entry(frame.pack).or_default().push(*frame),
+                }
+            }
+        }
+        let requests: Vec<Vec<FrameId>> = missing.into_values().flat_map(coalesce).collect();
+        let mut answers =
+            futures::stream::iter(requests.into_iter().map(|r| self.request(r))).buffer_unordered(REQUESTS);
+        while let Some(frames) = answers.try_next().await? {
+            found.extend(frames);
+        }
+        Ok(found)
+    }
+
+    /// Keeps frames that later parts of the member are likely to use again.
+    pub(crate) fn keep(&self, frames: impl Iterator<Item = (FrameId, Bytes)>) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        for (id, content) in frames {
+            if kept.frames.contains_key(&id) {
+                continue;
+            }
+            kept.bytes += content.len();
+            kept.order.push_back(id);
+            kept.frames.insert(id, content);
+            while kept.bytes > KEPT_BYTES {
+                let Some(oldest) = kept.order.pop_front() else { break };
+                if let Some(content) = kept.frames.remove(&oldest) {
+                    kept.bytes -= content.len();
+                }
+            }
+        }
+    }
+
+    /// Fetches frames of one pack that stand close together.
+    async fn request(&self, frames: Vec<FrameId>) -> Result<Vec<(FrameId, Bytes)>> {
+        let (Some(first), Some(last)) = (frames.first(), frames.last()) else { return Ok(Vec::new()) };
+        let pack = first.pack;
+        let key = paths::pack(&self.pages.target, pack.backup, pack.n);
+        let size = *self.sizes.get(&pack).ok_or_else(|| {
+            Error::corrupt("the map names a pack that the inventory lacks").about(key.as_ref())
+        })?;
+        let range = first.offset..last.range().end;
+        let repository = &self.pages.repository;
+        let result = if repository.description.encryption.is_some() {
+            let identity = repository.backup_key(&self.pages.target, pack.backup).await?;
+            let header = self.header(pack, size).await?;
+            let sealed = sealed_range(&range, header.len() as u64, size)?;
+            let bytes = repository.storage.get_range(&key, sealed.clone()).await?;
+            let pack = SparsePack { size, header, start: sealed.start, bytes, at: 0 };
+            repository.cpu.run(move || open_frames(pack, &identity, &frames)).await?
+        } else {
+            if range.end > size {
+                return Err(
+                    Error::corrupt("the map names a frame behind the end of the pack").about(key.as_ref())
+                );
+            }
+            let bytes = repository.storage.get_range(&key, range.clone()).await?;
+            repository
+                .cpu
+                .run(move || {
+                    let cut = |frame: &FrameId| {
+                        let at = usize::try_from(frame.offset - range.start).unwrap_or(usize::MAX);
+                        bytes
+                            .get(at..at + frame.length as usize)
+                            .ok_or_else(|| Error::corrupt("the pack is short"))
+                    };
+                    frames
+                        .iter()
+                        .map(|frame| Ok((*frame, Bytes::from(decompress(cut(frame)?, MAX_FRAME_CONTENT)?))))
+                        .collect::<Result<Vec<_>>>()
+                })
+                .await?
+        };
+        result.map_err(|e| e.about(key.as_ref()))
+    }
+
+    /// The age header and nonce of a pack.
+    async fn header(&self, pack: PackId, size: u64) -> Result<Bytes> {
+        if let Some(header) = self.headers.lock().unwrap_or_else(PoisonError::into_inner).get(&pack) {
+            return Ok(header.clone());
+        }
+        let key = paths::pack(&self.pages.target, pack.backup, pack.n);
+        let start = self.pages.repository.storage.get_range(&key, 0..HEADER_BYTES.min(size)).await?;
+        // The header ends with the line "--- <MAC>"; sixteen bytes of nonce follow.
+        let end = start
+            .windows(5)
+            .position(|w| w == b"\n--- ")
+            .and_then(|mac| start[mac + 1..].iter().position(|c| *c == b'\n').map(|n| mac + 1 + n + 1 + 16))
+            .filter(|end| *end <= start.len())
+            .ok_or_else(|| Error::corrupt("the pack is not an age file").about(key.as_ref()))?;
+        let header = start.slice(..end);
+        self.headers.lock().unwrap_or_else(PoisonError::into_inner).insert(pack, header.clone());
+        Ok(header)
+    }
+}
+
+/// Groups frames of one pack into requests.
+fn coalesce(mut frames: Vec<FrameId>) -> Vec<Vec<FrameId>> {
+    frames.sort_unstable();
+    frames.dedup();
+    let mut requests: Vec<Vec<FrameId>> = Vec::new();
+    for frame in frames {
+        match requests.last_mut() {
+            Some(request)
+                if request
+                    .last()
+                    .is_some_and(|l| frame.offset <= l.range().end.saturating_add(GAP_BYTES))
+                    && request.first().is_some_and(|f| frame.range().end - f.offset <= REQUEST_BYTES) =>
+            {
+                request.push(frame);
+            }
+            _ => requests.push(vec![frame]),
+        }
+    }
+    requests
+}
+
+/// Where the chunks that hold a range of the content stand in the sealed file.
+fn sealed_range(range: &Range<u64>, header: u64, size: u64) -> Result<Range<u64>> {
+    let start = header + range.start / CHUNK * SEALED_CHUNK;
+    let end = (header + range.end.div_ceil(CHUNK) * SEALED_CHUNK).min(size);
+    if start < end {
+        Ok(start..end)
+    } else {
+        Err(Error::corrupt("the map names a frame behind the end of the pack"))
+    }
+}
+
+/// An age file of which only the header and some chunks are at hand.
+struct SparsePack {
+    size: u64,
+    header: Bytes,
+    /// Where `bytes` stand in the file.
+    start: u64,
+    bytes: Bytes,
+    at: u64,
+}
+
+impl Read for SparsePack {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let rest = if self.at < self.header.len() as u64 {
+            &self.header[usize::try_from(self.at).unwrap_or(usize::MAX)..]
+        } else {
+            let there = self.at.checked_sub(self.start).and_then(|n| usize::try_from(n).ok());
+            match there.and_then(|n| self.bytes.get(n..)) {
+                Some(rest) if !rest.is_empty() => rest,
+                _ if self.at >= self.size => return Ok(0),
+                _ => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "this part was not fetched")),
+            }
+        };
+        let n = rest.len().min(buffer.len());
+        buffer[..n].copy_from_slice(&rest[..n]);
+        self.at += n as u64;
+        Ok(n)
+    }
+}
+
+impl Seek for SparsePack {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let target = match to {
+            SeekFrom::Start(n) => Some(n),
+            SeekFrom::End(n) => self.size.checked_add_signed(n),
+            SeekFrom::Current(n) => self.at.checked_add_signed(n),
+        };
+        self.at =
+            target.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "seek before the start"))?;
+        Ok(self.at)
+    }
+}
+
+fn open_frames(
+    pack: SparsePack,
+    identity: &Arc<Identity>,
+    frames: &[FrameId],
+) -> Result<Vec<(FrameId, Bytes)>> {
+    let damaged = |e: age::DecryptError| Error::corrupt("the pack cannot be decrypted").with_source(e);
+    let unreadable = |e: io::Error| Error::corrupt("the pack cannot be decrypted").with_source(e);
+    let keys = [identity.as_age() as &dyn age::Identity];
+    let mut plain = age::Decryptor::new(pack).map_err(damaged)?.decrypt(keys.into_iter()).map_err(damaged)?;
+    let mut opened = Vec::with_capacity(frames.len());
+    for frame in frames {
+        plain.seek(SeekFrom::Start(frame.offset)).map_err(unreadable)?;
+        let mut stored = vec![0; frame.length as usize];
+        plain.read_exact(&mut stored).map_err(unreadable)?;
+        opened.push((*frame, Bytes::from(decompress(&stored, MAX_FRAME_CONTENT)?)));
+    }
+    Ok(opened)
+}

@@ -1,0 +1,237 @@
+//! Packs being written (§3): frames are gathered in memory and put as one object.
+//!
+//! Every member that is being written holds an open pack of its own, so that its frames stand together; a member that
+//! ends hands its pack to the next one. So small members share packs, and there are never more open packs than members
+//! at once. Permits bound the packs in memory, uploading ones included.
+
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use dm_core::{BackupId, Error, Result, TargetName};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+
+use crate::cpu::{MAX_FRAME_CONTENT, joined};
+use crate::page::{PackId, Stored};
+use crate::storage::Storage;
+use crate::{Recipient, keys, paths};
+
+/// Gathers bytes and their digest.
+struct HashedBuffer {
+    bytes: Vec<u8>,
+    hasher: blake3::Hasher,
+}
+
+impl Write for HashedBuffer {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        self.bytes.extend_from_slice(buffer);
+        self.hasher.update(buffer);
+        Ok(buffer.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+enum Sink {
+    Plain(HashedBuffer),
+    Sealed(Box<age::stream::StreamWriter<HashedBuffer>>),
+}
+
+struct OpenPack {
+    n: u32,
+    /// Bytes of frames so far.
+    length: u64,
+    sink: Sink,
+}
+
+impl OpenPack {
+    fn finish(self) -> Result<HashedBuffer> {
+        match self.sink {
+            Sink::Plain(buffer) => Ok(buffer),
+            Sink::Sealed(writer) => writer.finish().map_err(keys::sealing_failed),
+        }
+    }
+}
+
+/// The packs of one backup.
+pub(crate) struct Packs {
+    storage: Storage,
+    target: TargetName,
+    backup: BackupId,
+    recipient: Option<Recipient>,
+    pack_bytes: u64,
+    permits: Arc<Semaphore>,
+    next: AtomicU32,
+    stored: AtomicU64,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    idle: Vec<OpenPack>,
+    uploads: JoinSet<Result<Stored>>,
+    done: Vec<Stored>,
+    failed: Option<Error>,
+}
+
+impl Packs {
+    pub(crate) fn new(
+        storage: Storage,
+        target: TargetName,
+        backup: BackupId,
+        recipient: Option<Recipient>,
+        pack_bytes: u64,
+        memory_bytes: u64,
+    ) -> Self {
+        let packs = usize::try_from(memory_bytes / pack_bytes).unwrap_or(usize::MAX).clamp(2, 64);
+        Self {
+            storage,
+            target,
+            backup,
+            recipient,
+            pack_bytes,
+            permits: Arc::new(Semaphore::new(packs)),
+            next: AtomicU32::new(0),
+            stored: AtomicU64::new(0),
+            state: Mutex::new(State::default()),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A lane for one member.
+    pub(crate) fn lane(self: &Arc<Self>) -> Lane {
+        Lane { packs: Arc::clone(self), current: None }
+    }
+
+    fn open_pack(&self) -> Result<OpenPack> {
+        let room = usize::try_from(self.pack_bytes).unwrap_or(0).saturating_add(MAX_FRAME_CONTENT / 4);
+        let buffer = HashedBuffer { bytes: Vec::with_capacity(room), hasher: blake3::Hasher::new() };
+        let sink = match &self.recipient {
+            None => Sink::Plain(buffer),
+            Some(recipient) => {
+                Sink::Sealed(Box::new(keys::seal_into(std::slice::from_ref(recipient), buffer)?))
+            }
+        };
+        Ok(OpenPack { n: self.next.fetch_add(1, Ordering::Relaxed), length: 0, sink })
+    }
+
+    /// Ends a pack and uploads it in the background.
+    fn upload(&self, pack: OpenPack, permit: Option<OwnedSemaphorePermit>) -> Result<()> {
+        let n = pack.n;
+        let buffer = pack.finish()?;
+        let id = PackId { backup: self.backup, n };
+        let size = buffer.bytes.len() as u64;
+        let stored = Stored { id, size, digest: buffer.hasher.finalize().to_hex().to_string() };
+        self.stored.fetch_add(size, Ordering::Relaxed);
+        let storage = self.storage.clone();
+        let key = paths::pack(&self.target, self.backup, n);
+        let mut state = self.lock();
+        state.uploads.spawn(async move {
+            storage.create_own(&key, Bytes::from(buffer.bytes)).await?;
+            drop(permit);
+            Ok(stored)
+        });
+        Ok(())
+    }
+
+    /// Notices uploads that ended, and fails once one has failed.
+    fn collect(&self) -> Result<()> {
+        let mut state = self.lock();
+        while let Some(ended) = state.uploads.try_join_next() {
+            match joined(ended).and_then(|r| r) {
+                Ok(stored) => state.done.push(stored),
+                Err(error) => state.failed = Some(error),
+            }
+        }
+        match state.failed.take() {
+            None => Ok(()),
+            Some(error) => {
+                let again = Error::new(error.kind(), "an earlier pack could not be written")
+                    .with_effect(error.effect());
+                state.failed = Some(match error.hint() {
+                    Some(hint) => again.with_hint(hint.to_owned()),
+                    None => again,
+                });
+                Err(error)
+            }
+        }
+    }
+
+    /// Bytes of packs so far, as stored.
+    pub(crate) fn stored_bytes(&self) -> u64 {
+        self.stored.load(Ordering::Relaxed)
+    }
+
+    /// Writes what is still open and waits until every pack is durable.
+    pub(crate) async fn finish(&self) -> Result<Vec<Stored>> {
+        let idle = std::mem::take(&mut self.lock().idle);
+        for pack in idle {
+            self.upload(pack, None)?;
+        }
+        let mut uploads = std::mem::take(&mut self.lock().uploads);
+        while let Some(ended) = uploads.join_next().await {
+            let stored = joined(ended).and_then(|r| r)?;
+            self.lock().done.push(stored);
+        }
+        self.collect()?;
+        let mut done = std::mem::take(&mut self.lock().done);
+        done.sort();
+        Ok(done)
+    }
+}
+
+/// The open pack of one member. Dropping it hands the pack to the next member: frames in it may belong to members that
+/// are complete.
+pub(crate) struct Lane {
+    packs: Arc<Packs>,
+    current: Option<(OpenPack, OwnedSemaphorePermit)>,
+}
+
+impl Lane {
+    /// Appends a frame; gives its pack and its offset in the pack's sequence of frames.
+    pub(crate) async fn append(&mut self, frame: &[u8]) -> Result<(PackId, u64)> {
+        self.packs.collect()?;
+        if self.current.is_none() {
+            let permit = Arc::clone(&self.packs.permits)
+                .acquire_owned()
+                .await
+                .map_err(|e| Error::internal("the pack pool is closed").with_source(e))?;
+            let idle = self.packs.lock().idle.pop();
+            let pack = match idle {
+                Some(pack) => pack,
+                None => self.packs.open_pack()?,
+            };
+            self.current = Some((pack, permit));
+        }
+        // From here to the end nothing waits: a cancelled member never leaves half a frame.
+        let Some((pack, _)) = &mut self.current else { return Err(Error::internal("no open pack")) };
+        let place = (PackId { backup: self.packs.backup, n: pack.n }, pack.length);
+        match &mut pack.sink {
+            Sink::Plain(buffer) => buffer.write_all(frame),
+            Sink::Sealed(writer) => writer.write_all(frame),
+        }
+        .map_err(keys::sealing_failed)?;
+        pack.length += frame.len() as u64;
+        if pack.length >= self.packs.pack_bytes {
+            if let Some((pack, permit)) = self.current.take() {
+                self.packs.upload(pack, Some(permit))?;
+            }
+        }
+        Ok(place)
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        if let Some((pack, _permit)) = self.current.take() {
+            self.packs.lock().idle.push(pack);
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Object keys (§1).
+
+use std::fmt::Display;
+
+use dm_core::{BackupId, TargetName};
+use object_store::path::Path;
+
+/// `repository.json`.
+pub(crate) fn repository() -> Path {
+    Path::from("repository.json")
+}
+
+/// The folder of all backups.
+pub(crate) fn backups() -> Path {
+    Path::from("backups")
+}
+
+/// The folder of a target's backups.
+pub(crate) fn target(target: &TargetName) -> Path {
+    Path::from(format!("backups/{target}"))
+}
+
+/// The folder of a backup.
+pub(crate) fn backup(target: &TargetName, id: BackupId) -> Path {
+    Path::from(format!("backups/{target}/{id}"))
+}
+
+/// The commit.
+pub(crate) fn commit(target: &TargetName, id: BackupId) -> Path {
+    Path::from(format!("backups/{target}/{id}/backup.json"))
+}
+
+/// The list of stored objects.
+pub(crate) fn inventory(target: &TargetName, id: BackupId) -> Path {
+    Path::from(format!("backups/{target}/{id}/inventory.json.zst"))
+}
+
+/// A pack.
+pub(crate) fn pack(target: &TargetName, id: BackupId, n: u32) -> Path {
+    Path::from(format!("backups/{target}/{id}/packs/{n:08}.pack"))
+}
+
+/// An index page.
+pub(crate) fn page(target: &TargetName, id: BackupId, n: u32) -> Path {
+    Path::from(format!("backups/{target}/{id}/index/{n:08}.page"))
+}
+
+/// The folder of a backup's key objects.
+pub(crate) fn keys(target: &TargetName, id: BackupId) -> Path {
+    Path::from(format!("backups/{target}/{id}/keys"))
+}
+
+/// A key object.
+pub(crate) fn key(target: &TargetName, id: BackupId, generation: u32) -> Path {
+    Path::from(format!("backups/{target}/{id}/keys/{generation:08}.age"))
+}
+
+/// The folder of a target's tombstones.
+pub(crate) fn tombstones(target: &TargetName) -> Path {
+    Path::from(format!("tombstones/{target}"))
+}
+
+/// A tombstone.
+pub(crate) fn tombstone(target: &TargetName, id: BackupId) -> Path {
+    Path::from(format!("tombstones/{target}/{id}.json"))
+}
+
+/// The folder of numbered records (`pins`, `verifications`) of a target.
+pub(crate) fn records(family: &str, target: &TargetName) -> Path {
+    Path::from(format!("{family}/{target}"))
+}
+
+/// A numbered record.
+pub(crate) fn record(family: &str, target: &TargetName, id: BackupId, n: u32) -> Path {
+    Path::from(format!("{family}/{target}/{id}/{n:08}.json"))
+}
+
+/// The folder of all leases.
+pub(crate) fn leases() -> Path {
+    Path::from("leases")
+}
+
+/// A lease.
+pub(crate) fn lease(holder: impl Display, n: u32) -> Path {
+    Path::from(format!("leases/{holder}/{n:08}.json"))
+}
+
+/// The folder of probes.
+pub(crate) fn probes() -> Path {
+    Path::from("probes")
+}
+
+/// A probe.
+pub(crate) fn probe(name: impl Display) -> Path {
+    Path::from(format!("probes/{name}"))
+}
+
+/// The number in `<n>.json`, `<n>.age` ..., of exactly eight digits.
+pub(crate) fn number(file: &str, extension: &str) -> Option<u32> {
+    let digits = file.strip_suffix(extension)?.strip_suffix('.')?;
+    (digits.len() == 8 && digits.bytes().all(|c| c.is_ascii_digit())).then(|| digits.parse().ok()).flatten()
+}
+
+/// The parts of a key behind a folder.
+pub(crate) fn inside(key: &Path, folder: &Path) -> Vec<String> {
+    key.prefix_match(folder).map(|parts| parts.map(|p| p.as_ref().to_owned()).collect()).unwrap_or_default()
+}

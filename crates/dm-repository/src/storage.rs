@@ -1,0 +1,191 @@
+//! The few calls that the format needs of a store, with retries and one meaning for every failure.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable};
+use bytes::Bytes;
+use dm_core::{Error, ErrorKind, Result};
+use futures::{StreamExt, TryStreamExt};
+use object_store::path::Path;
+use object_store::{
+    Error as StoreError, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
+};
+
+use crate::error::{is_transient, store_error};
+
+/// What came of a create-only PUT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Created {
+    /// The object holds our bytes now.
+    Ours,
+    /// There was one with other bytes before.
+    Taken,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Storage {
+    store: Arc<dyn ObjectStore>,
+    /// Whether the store knows create-only PUTs at all (it may still not honour them).
+    knows_create: bool,
+}
+
+fn backoff() -> ExponentialBuilder {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(100))
+        .with_max_delay(Duration::from_secs(5))
+        .with_max_times(5)
+        .with_jitter()
+}
+
+impl Storage {
+    pub(crate) fn new(store: Arc<dyn ObjectStore>) -> Self {
+        Self { store, knows_create: true }
+    }
+
+    /// The same without create-only PUTs, for a store that answers them with "not implemented".
+    pub(crate) fn without_create(mut self) -> Self {
+        self.knows_create = false;
+        self
+    }
+
+    /// Creates an object. A PUT whose outcome is unknown is made again; finding our own bytes there is success.
+    pub(crate) async fn create(&self, key: &Path, bytes: Bytes) -> Result<Created> {
+        let put = || async {
+            let mode = if self.knows_create {
+                PutMode::Create
+            } else {
+                match self.store.head(key).await {
+                    Ok(_) => {
+                        return Err(StoreError::AlreadyExists {
+                            path: key.to_string(),
+                            source: "exists".into(),
+                        });
+                    }
+                    Err(StoreError::NotFound { .. }) => PutMode::Overwrite,
+                    Err(error) => return Err(error),
+                }
+            };
+            let options = PutOptions { mode, ..PutOptions::default() };
+            self.store.put_opts(key, PutPayload::from_bytes(bytes.clone()), options).await
+        };
+        match put.retry(backoff()).when(is_transient).await {
+            Ok(_) => Ok(Created::Ours),
+            Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => {
+                let there = self.head(key).await?;
+                let same = there.size == bytes.len() as u64 && self.get(key).await? == bytes;
+                Ok(if same { Created::Ours } else { Created::Taken })
+            }
+            Err(error) => Err(store_error(error, key.as_ref())),
+        }
+    }
+
+    /// Creates an object under a key that nobody else can have chosen.
+    pub(crate) async fn create_own(&self, key: &Path, bytes: Bytes) -> Result<()> {
+        match self.create(key, bytes).await? {
+            Created::Ours => Ok(()),
+            Created::Taken => Err(Error::new(ErrorKind::Conflict, "somebody else wrote this object")
+                .about(key.as_ref())
+                .with_hint(
+                    "a folder of the repository is being written by two programs, or was copied over",
+                )),
+        }
+    }
+
+    /// One bare create-only PUT: for the probe.
+    pub(crate) async fn try_create(&self, key: &Path, bytes: Bytes) -> Result<(), StoreError> {
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        self.store.put_opts(key, PutPayload::from_bytes(bytes), options).await.map(drop)
+    }
+
+    pub(crate) async fn get(&self, key: &Path) -> Result<Bytes> {
+        let get = || async { self.store.get(key).await?.bytes().await };
+        get.retry(backoff()).when(is_transient).await.map_err(|error| store_error(error, key.as_ref()))
+    }
+
+    /// An object, or `None` when there is none.
+    pub(crate) async fn find(&self, key: &Path) -> Result<Option<Bytes>> {
+        match self.get(key).await {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(crate) async fn get_range(&self, key: &Path, range: Range<u64>) -> Result<Bytes> {
+        let length = range.end - range.start;
+        let get = || async { self.store.get_range(key, range.clone()).await };
+        let bytes = get
+            .retry(backoff())
+            .when(is_transient)
+            .await
+            .map_err(|error| store_error(error, key.as_ref()))?;
+        if bytes.len() as u64 == length {
+            return Ok(bytes);
+        }
+        Err(Error::corrupt(format!("the object ends before byte {}", range.end)).about(key.as_ref()))
+    }
+
+    pub(crate) async fn head(&self, key: &Path) -> Result<ObjectMeta> {
+        let head = || async { self.store.head(key).await };
+        head.retry(backoff()).when(is_transient).await.map_err(|error| store_error(error, key.as_ref()))
+    }
+
+    pub(crate) async fn exists(&self, key: &Path) -> Result<bool> {
+        match self.head(key).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Every object below a folder, to the end of the listing or an error: never a part of it.
+    pub(crate) async fn list(&self, folder: &Path) -> Result<Vec<ObjectMeta>> {
+        let list = || async { self.store.list(Some(folder)).try_collect::<Vec<_>>().await };
+        match list.retry(backoff()).when(is_transient).await {
+            Ok(objects) => Ok(objects),
+            Err(StoreError::NotFound { .. }) => Ok(Vec::new()),
+            Err(error) => Err(store_error(error, folder.as_ref())),
+        }
+    }
+
+    /// The names directly below a folder: of folders, and of objects.
+    pub(crate) async fn children(&self, folder: Option<&Path>) -> Result<(Vec<String>, Vec<String>)> {
+        let list = || async { self.store.list_with_delimiter(folder).await };
+        let listed = match list.retry(backoff()).when(is_transient).await {
+            Ok(listed) => listed,
+            Err(StoreError::NotFound { .. }) => return Ok((Vec::new(), Vec::new())),
+            Err(error) => return Err(store_error(error, folder.map_or("", AsRef::as_ref))),
+        };
+        let folders = listed.common_prefixes.iter().filter_map(Path::filename).map(str::to_owned).collect();
+        let objects =
+            listed.objects.iter().filter_map(|o| o.location.filename()).map(str::to_owned).collect();
+        Ok((folders, objects))
+    }
+
+    /// Deletes objects; one that is gone already is no failure.
+    pub(crate) async fn delete(&self, keys: Vec<Path>) -> Result<()> {
+        for key in &keys {
+            let delete = || async { self.store.delete(key).await };
+            match delete.retry(backoff()).when(is_transient).await {
+                Ok(()) | Err(StoreError::NotFound { .. }) => {}
+                Err(error) => return Err(store_error(error, key.as_ref())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes many objects of a dead folder, in whatever order the store likes.
+    pub(crate) async fn delete_all(&self, keys: Vec<Path>) -> Result<()> {
+        let keys = futures::stream::iter(keys.into_iter().map(Ok)).boxed();
+        let mut deleted = self.store.delete_stream(keys);
+        while let Some(result) = deleted.next().await {
+            match result {
+                Ok(_) | Err(StoreError::NotFound { .. }) => {}
+                Err(error) => return Err(store_error(error, "delete")),
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,256 @@
+//! Verification: is what is stored what was written, and is it all there?
+
+use bytes::Bytes;
+use dm_core::{Error, ErrorKind, Finding, Level, OpContext, Progress, Result};
+use futures::{StreamExt, TryStreamExt};
+use object_store::path::Path;
+
+use crate::format::{PIN_FORMAT, PINS, VERIFICATION_FORMAT, VERIFICATIONS};
+use crate::index::PageReader;
+use crate::lease::Purpose;
+use crate::page::Inventory;
+use crate::reader::is_finding;
+use crate::repository::Repository;
+use crate::{BackupHeader, PinState, Verification, VerifyLevel, paths};
+
+/// Findings kept in the record.
+const KEPT_FINDINGS: usize = 100;
+/// Objects looked at side by side; each is at most a pack in memory.
+const OBJECTS: usize = 2;
+
+/// An object as the inventory describes it.
+struct Expected {
+    key: Path,
+    size: u64,
+    digest: String,
+}
+
+#[derive(Default)]
+struct Seen {
+    findings: Vec<Finding>,
+    objects: u64,
+    bytes: u64,
+}
+
+impl Seen {
+    fn wrong(&mut self, error: &Error) {
+        let mut finding = Finding::new(Level::Error, "object", error.to_string());
+        finding.mend = error.hint().map(str::to_owned);
+        self.findings.push(finding);
+    }
+
+    /// An error about the backup is a finding; one about the way to it ends the verification.
+    fn take<T>(&mut self, result: Result<T>) -> Result<Option<T>> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if is_finding(&error) => {
+                self.wrong(&error);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Repository {
+    /// Verifies a backup and records the result beside it. Reports stored bytes read as [`Progress::Bytes`].
+    ///
+    /// What is wrong with the backup is a finding of the result, never an error.
+    ///
+    /// # Errors
+    /// `Denied` when a full verification has no key; the store's.
+    pub async fn verify(
+        &self,
+        ctx: &OpContext,
+        header: &BackupHeader,
+        level: VerifyLevel,
+    ) -> Result<Verification> {
+        if level == VerifyLevel::Full && !self.can_read_contents() {
+            return Err(Error::new(
+                ErrorKind::Denied,
+                "a full verification reads the contents, and no identity was given",
+            )
+            .with_hint("give an identity of the repository, or verify what is stored (needs no key)"));
+        }
+        let mut seen = Seen::default();
+        let lease = ctx.run(self.lease_for(ctx, header, Purpose::Verify)).await?;
+        self.verify_records(ctx, header, &mut seen).await?;
+        let pages =
+            PageReader { repository: std::sync::Arc::clone(&self.inner), target: header.target.clone() };
+        let inventory = ctx.run(pages.inventory(header)).await;
+        seen.objects += 1;
+        if let Some(inventory) = seen.take(inventory)? {
+            self.verify_objects(ctx, header, &inventory, level, &mut seen).await?;
+            if level == VerifyLevel::Full {
+                let reader = self.read_for(ctx, header, Purpose::Verify).await;
+                if let Some(reader) = seen.take(reader)? {
+                    let failures = reader.check_all(ctx).await?;
+                    failures.iter().for_each(|e| seen.wrong(e));
+                    reader.close().await?;
+                }
+            }
+        }
+        if let Some(lease) = lease {
+            lease.release().await?;
+        }
+        let ok = seen.findings.iter().all(|f| f.level < Level::Error);
+        seen.findings.truncate(KEPT_FINDINGS);
+        let verification = Verification {
+            at: ctx.now(),
+            level,
+            ok,
+            findings: seen.findings,
+            by: ctx.actor().name.clone(),
+            objects: seen.objects,
+            bytes: seen.bytes,
+        };
+        self.record(ctx, header, verification).await
+    }
+
+    async fn record(
+        &self,
+        ctx: &OpContext,
+        header: &BackupHeader,
+        mut verification: Verification,
+    ) -> Result<Verification> {
+        match ctx.run(self.add_record(VERIFICATIONS, VERIFICATION_FORMAT, header, &verification)).await {
+            Ok(()) => Ok(verification),
+            Err(error) if error.kind() == ErrorKind::Denied => {
+                verification.findings.push(
+                    Finding::new(
+                        Level::Warning,
+                        "record",
+                        "the result could not be recorded: the store may only be read",
+                    )
+                    .with_mend("give write permission to record verifications"),
+                );
+                Ok(verification)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The commit itself, what it references, and the small records about it.
+    async fn verify_records(&self, ctx: &OpContext, header: &BackupHeader, seen: &mut Seen) -> Result<()> {
+        let stored = self.header(ctx, &header.target, header.id).await;
+        seen.objects += 1;
+        if let Some(stored) = seen.take(stored)? {
+            if stored != *header {
+                seen.wrong(
+                    &Error::corrupt("the commit is another one than was listed").about(header.id.to_string()),
+                );
+            }
+        }
+        for id in &header.references {
+            let there = ctx.run(self.check_usable(&header.target, *id)).await;
+            match there {
+                Err(error) if error.kind() == ErrorKind::Conflict => seen.wrong(&error),
+                other => drop(seen.take(other)?),
+            }
+        }
+        let described = ctx.run(self.inner.storage.get(&paths::repository())).await;
+        seen.objects += 1;
+        if let Some(bytes) = seen.take(described)? {
+            let read = crate::document::read::<serde_json::Value>("dm-repository", &bytes);
+            seen.take(read.map_err(|e| e.about("repository.json")))?;
+        }
+        self.verify_family::<PinState>(ctx, header, PINS, PIN_FORMAT, seen).await?;
+        self.verify_family::<Verification>(ctx, header, VERIFICATIONS, VERIFICATION_FORMAT, seen).await
+    }
+
+    async fn verify_family<T: serde::de::DeserializeOwned>(
+        &self,
+        ctx: &OpContext,
+        header: &BackupHeader,
+        family: &str,
+        format: &str,
+        seen: &mut Seen,
+    ) -> Result<()> {
+        let folder = Path::from(format!("{family}/{}/{}", header.target, header.id));
+        for object in ctx.run(self.inner.storage.list(&folder)).await? {
+            let bytes = ctx.run(self.inner.storage.get(&object.location)).await;
+            seen.objects += 1;
+            if let Some(bytes) = seen.take(bytes)? {
+                let read = crate::document::read::<T>(format, &bytes);
+                seen.take(read.map_err(|e| e.about(object.location.as_ref())))?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn verify_objects(
+        &self,
+        ctx: &OpContext,
+        header: &BackupHeader,
+        inventory: &Inventory,
+        level: VerifyLevel,
+        seen: &mut Seen,
+    ) -> Result<()> {
+        let target = &header.target;
+        let packs = inventory.packs.iter().map(|s| (paths::pack(target, s.id.backup, s.id.n), s));
+        let pages = inventory.pages.iter().map(|s| (paths::page(target, s.id.backup, s.id.n), s));
+        let keys = inventory.keys.iter().map(|s| (paths::key(target, s.id.backup, s.id.n), s));
+        let expected: Vec<Expected> = packs
+            .chain(pages)
+            .chain(keys)
+            .map(|(key, s)| Expected { key, size: s.size, digest: s.digest.clone() })
+            .collect();
+        ctx.progress(Progress::Phase {
+            name: "verifying",
+            total_bytes: (level > VerifyLevel::Quick).then(|| expected.iter().map(|e| e.size).sum()),
+        });
+        let mut checks = futures::stream::iter(expected.into_iter().map(|expected| async move {
+            let bytes = match level {
+                VerifyLevel::Quick => self.check_size(&expected).await.map(|()| 0),
+                _ => self.check_bytes(&expected).await,
+            };
+            Ok::<_, Error>((expected, bytes))
+        }))
+        .buffer_unordered(OBJECTS);
+        while let Some((expected, bytes)) = ctx.run(checks.try_next()).await? {
+            seen.objects += 1;
+            let bytes = match bytes {
+                // A rewrap may have replaced the key object by one of a later generation.
+                Err(error)
+                    if error.kind() == ErrorKind::NotFound && expected.key.as_ref().ends_with(".age") =>
+                {
+                    self.check_later_key(&expected.key).await.map(|()| 0)
+                }
+                other => other,
+            };
+            if let Some(bytes) = seen.take(bytes.map_err(|e| e.about(expected.key.as_ref())))? {
+                seen.bytes += bytes;
+                ctx.progress(Progress::Bytes(bytes));
+            }
+        }
+        Ok(())
+    }
+
+    async fn check_size(&self, expected: &Expected) -> Result<()> {
+        let size = self.inner.storage.head(&expected.key).await?.size;
+        if size == expected.size {
+            return Ok(());
+        }
+        Err(Error::corrupt(format!("the object has {size} bytes instead of {}", expected.size)))
+    }
+
+    async fn check_bytes(&self, expected: &Expected) -> Result<u64> {
+        // The size first: an object that grew to any size is not read.
+        self.check_size(expected).await?;
+        let bytes: Bytes = self.inner.storage.get(&expected.key).await?;
+        let digest = expected.digest.clone();
+        let size = bytes.len() as u64;
+        let same = self.inner.cpu.run(move || blake3::hash(&bytes).to_hex().as_str() == digest).await?;
+        if same { Ok(size) } else { Err(Error::corrupt("the stored bytes are not those that were written")) }
+    }
+
+    async fn check_later_key(&self, key: &Path) -> Result<()> {
+        let folder = key.as_ref().rsplit_once('/').map_or("", |(folder, _)| folder);
+        let (_, files) = self.inner.storage.children(Some(&Path::from(folder))).await?;
+        if files.iter().any(|f| paths::number(f, "age").is_some()) {
+            return Ok(());
+        }
+        Err(Error::not_found("the backup's key object is missing: nobody can read the backup")
+            .about(key.as_ref()))
+    }
+}

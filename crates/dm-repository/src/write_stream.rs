@@ -1,0 +1,128 @@
+//! Writing a stream: one block, one frame; a block that the parent has anywhere in the member is not stored again (§6).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use dm_core::{Block, BlockStream, Error, MemberSpec, OpContext, Progress, Result};
+use futures::{StreamExt, TryStreamExt};
+
+use crate::cpu::{MAX_FRAME_CONTENT, compress, short_digest};
+use crate::map::{DoneMember, MapBuilder, MemberDigest, span_of};
+use crate::page::{Extent, SHORT_DIGEST};
+use crate::parent::{BlockPlace, ParentMember};
+use crate::writer::{MemberSummary, Shared};
+
+struct Encoded {
+    offset: u64,
+    length: u32,
+    digest: [u8; SHORT_DIGEST],
+    place: Place,
+}
+
+enum Place {
+    Known(BlockPlace),
+    Frame(Vec<u8>),
+}
+
+pub(crate) async fn write(
+    ctx: &OpContext,
+    shared: &Arc<Shared>,
+    spec: MemberSpec,
+    parent: Option<ParentMember>,
+    blocks: BlockStream,
+) -> Result<(DoneMember, MemberSummary)> {
+    let known = Arc::new(match (&parent, &shared.parent) {
+        (Some(member), Some(parent)) => member.blocks(&parent.pages).await?,
+        _ => HashMap::new(),
+    });
+    let cpu = shared.cpu();
+    let key = shared.hash_key;
+    let mut at = 0;
+    // Blocks are hashed and compressed several at a time and come out in order.
+    let mut encoded = blocks
+        .map(|block| {
+            let checked = block.and_then(|block| check(block, &mut at));
+            let known = Arc::clone(&known);
+            let cpu = cpu.clone();
+            async move {
+                match checked? {
+                    None => Ok(None),
+                    Some(block) => {
+                        let level = cpu.level;
+                        cpu.run(move || encode(&block, &key, &known, level)).await?.map(Some)
+                    }
+                }
+            }
+        })
+        .buffered(cpu.threads + 1);
+    let mut map = MapBuilder::new(Arc::clone(shared), parent);
+    let mut digest = MemberDigest::new(&key);
+    let mut lane = shared.packs.lane();
+    let mut summary = MemberSummary::default();
+    let mut span = 0;
+    while let Some(block) = ctx.run(encoded.try_next()).await? {
+        let Some(block) = block else { continue };
+        let (pack, frame_offset, frame_length, inner) = match block.place {
+            Place::Known(place) => {
+                summary.reused_bytes += u64::from(block.length);
+                (place.pack, place.frame_offset, place.frame_length, place.inner)
+            }
+            Place::Frame(frame) => {
+                let (pack, offset) = ctx.run(lane.append(&frame)).await?;
+                summary.stored_bytes += frame.len() as u64;
+                (pack, offset, length(frame.len())?, 0)
+            }
+        };
+        // A block belongs to the span that it begins in.
+        if span_of(block.offset) != span {
+            map.end_span(span, false).await?;
+            span = span_of(block.offset);
+        }
+        digest.add(block.offset, &block.digest);
+        map.add(Extent {
+            offset: block.offset,
+            length: block.length,
+            pack,
+            frame_offset,
+            frame_length,
+            inner,
+            digests: block.digest.to_vec(),
+        });
+        summary.size = block.offset + u64::from(block.length);
+        ctx.progress(Progress::Bytes(block.length.into()));
+    }
+    map.end_span(span, false).await?;
+    let done = map.finish(spec, summary.size, digest.finish(summary.size)).await?;
+    Ok((done, summary))
+}
+
+pub(crate) fn length(bytes: usize) -> Result<u32> {
+    u32::try_from(bytes).map_err(|_| Error::internal("a frame of more than 4 GiB"))
+}
+
+/// A block must begin where the one before ended; an empty one is none.
+fn check(block: Block, at: &mut u64) -> Result<Option<Block>> {
+    if block.offset != *at {
+        return Err(Error::internal(format!("a block begins at {}, the stream is at {at}", block.offset)));
+    }
+    if block.bytes.len() > MAX_FRAME_CONTENT {
+        return Err(Error::internal(format!("a block of {} bytes is too large", block.bytes.len())));
+    }
+    *at += block.bytes.len() as u64;
+    Ok((!block.bytes.is_empty()).then_some(block))
+}
+
+fn encode(
+    block: &Block,
+    key: &[u8; 32],
+    known: &HashMap<[u8; SHORT_DIGEST], BlockPlace>,
+    level: i32,
+) -> Result<Encoded> {
+    let digest = short_digest(key, &block.bytes);
+    let length = length(block.bytes.len())?;
+    let place = match known.get(&digest) {
+        Some(place) if place.length == length => Place::Known(*place),
+        _ => Place::Frame(compress(&block.bytes, level)?),
+    };
+    Ok(Encoded { offset: block.offset, length, digest, place })
+}
