@@ -1,0 +1,265 @@
+//! A restore under way.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use dm_core::{
+    Comparison, Error, MemberSpec, OpContext, RestoreBlock, RestoreContent, RestoreRequest, RestoreSession,
+    Restored, Result, SourceDescription, TableFacts,
+};
+use futures::StreamExt;
+use tokio::sync::mpsc;
+
+use super::{Plan, compare, kept_name, swap, tables};
+use crate::error::file as file_error;
+use crate::pool::Pool;
+use crate::{MEMBER, ROW_ENCODING, disk, worker};
+
+const BLOCKS_IN_FLIGHT: usize = 4;
+
+pub(super) struct Session {
+    pool: Arc<Pool>,
+    plan: Plan,
+    /// The whole database as it was backed up.
+    image: PathBuf,
+    member: usize,
+    size: u64,
+    key: [u8; 32],
+    /// Whether digests of the backup can be compared with those computed here.
+    same_encoding: bool,
+    /// What `compare` was told, for the proof inside a merge.
+    expected: Mutex<Vec<TableFacts>>,
+    progress: Mutex<Step>,
+}
+
+/// Where the session stands: each step needs the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Step {
+    Opened,
+    Written,
+    Finished,
+}
+
+impl Session {
+    pub(super) fn new(
+        pool: Arc<Pool>,
+        plan: Plan,
+        image: PathBuf,
+        (member, size): (usize, u64),
+        request: &RestoreRequest,
+        source: &SourceDescription,
+    ) -> Self {
+        let encoding = source.attributes.get("row_encoding").and_then(serde_json::Value::as_u64);
+        Self {
+            pool,
+            plan,
+            image,
+            member,
+            size,
+            key: request.digest_key,
+            same_encoding: encoding == Some(ROW_ENCODING.into()),
+            expected: Mutex::default(),
+            progress: Mutex::new(Step::Opened),
+        }
+    }
+
+    /// The copy of the chosen tables, for a new place.
+    fn assembly(&self) -> Option<PathBuf> {
+        (!self.plan.in_place && !self.plan.tables.is_empty())
+            .then(|| disk::with_suffix(&self.image, ".tables"))
+    }
+
+    /// The file that is checked, and named in the end.
+    fn sealed(&self) -> PathBuf {
+        self.assembly().unwrap_or_else(|| self.image.clone())
+    }
+
+    fn reached(&self, step: Step) -> Result<()> {
+        let now = *self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        if now >= step {
+            return Ok(());
+        }
+        Err(Error::internal(format!("the restore is at the step {now:?} and not yet {step:?}")))
+    }
+
+    fn advance(&self, step: Step) {
+        let mut now = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        *now = step.max(*now);
+    }
+
+    async fn on_thread<T: Send + 'static>(
+        &self,
+        ctx: &OpContext,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        worker::spawn(self.pool.gate_for_long_work(ctx), "dm-sqlite-restore", work)?.wait().await
+    }
+
+    /// What of the expected facts can be asked of this restore.
+    fn relevant(&self, expected: &[TableFacts]) -> Vec<TableFacts> {
+        expected
+            .iter()
+            .filter(|facts| self.plan.tables.is_empty() || self.plan.tables.contains(&facts.table))
+            .map(|facts| TableFacts { digest: facts.digest.filter(|_| self.same_encoding), ..facts.clone() })
+            .collect()
+    }
+}
+
+#[async_trait]
+impl RestoreSession for Session {
+    fn stages(&self) -> Vec<Vec<usize>> {
+        vec![vec![self.member]]
+    }
+
+    async fn write(&self, ctx: &OpContext, member: &MemberSpec, mut content: RestoreContent) -> Result<()> {
+        if member.name != MEMBER {
+            return Err(Error::not_found("a sqlite restore knows no such member").about(member.name.clone()));
+        }
+        let (send, receive) = mpsc::channel::<RestoreBlock>(BLOCKS_IN_FLIGHT);
+        let (image, size) = (self.image.clone(), self.size);
+        let writing = worker::spawn(self.pool.gate_for_long_work(ctx), "dm-sqlite-write", move || {
+            write_blocks(&image, size, receive)
+        })?;
+        let fed = ctx
+            .run(async {
+                while let Some(block) = content.next().await {
+                    if send.send(block?).await.is_err() {
+                        // The writer gave up; its own error is the reason.
+                        break;
+                    }
+                }
+                Ok(())
+            })
+            .await;
+        drop(send);
+        let written = writing.wait().await;
+        fed?;
+        written?;
+        self.advance(Step::Written);
+        Ok(())
+    }
+
+    async fn finish(&self, ctx: &OpContext) -> Result<()> {
+        self.reached(Step::Written)?;
+        let (image, assembly, chosen) = (self.image.clone(), self.assembly(), self.plan.tables.clone());
+        self.on_thread(ctx, move || {
+            disk::sync_file(&image)?;
+            match assembly {
+                Some(assembly) => tables::assemble(&image, &assembly, &chosen),
+                None => Ok(()),
+            }
+        })
+        .await?;
+        self.advance(Step::Finished);
+        Ok(())
+    }
+
+    async fn compare(&self, ctx: &OpContext, expected: &[TableFacts]) -> Result<Comparison> {
+        self.reached(Step::Finished)?;
+        let expected = self.relevant(expected);
+        *self.expected.lock().unwrap_or_else(PoisonError::into_inner) = expected.clone();
+        let (path, key, whole) = (self.sealed(), self.key, self.plan.tables.is_empty());
+        let also = path.clone();
+        let checks = worker::spawn(self.pool.gate_for_long_work(ctx), "dm-sqlite-check", move || {
+            compare::checks(&also)
+        })?;
+        let (compared, mut findings) =
+            self.on_thread(ctx, move || compare::tables(&path, &expected, key, whole)).await?;
+        let mut checks = checks.wait().await?;
+        checks.append(&mut findings);
+        Ok(Comparison { tables: compared, checks })
+    }
+
+    async fn release(self: Box<Self>, ctx: &OpContext) -> Result<Restored> {
+        self.reached(Step::Finished)?;
+        let (sealed, image, plan) = (self.sealed(), self.image.clone(), self.plan.clone());
+        let destination = plan.destination.clone();
+        if !plan.in_place {
+            self.on_thread(ctx, move || {
+                swap::name_new(&sealed, &plan.destination)?;
+                disk::remove_if_there(&image)
+            })
+            .await?;
+            return Ok(Restored { location: destination.display().to_string(), previous: None });
+        }
+        let expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let kept = kept_name(&destination, ctx.now());
+        let (options, key) = (self.pool.options().clone(), self.key);
+        // Nobody of this program may have the file open, or come to open it, while it changes hands.
+        let _paused = self.pool.pause(ctx).await?;
+        let previous = self
+            .on_thread(ctx, move || {
+                if plan.tables.is_empty() || !disk::exists(&plan.destination) {
+                    return place_whole_or_tables(&sealed, &plan, &kept, &options);
+                }
+                tables::merge(&image, &plan.destination, &kept, &plan.tables, &expected, key, &options)?;
+                disk::remove_if_there(&image)?;
+                Ok(Some(kept))
+            })
+            .await?;
+        Ok(Restored {
+            location: destination.display().to_string(),
+            previous: previous.map(|p| p.display().to_string()),
+        })
+    }
+
+    async fn discard(self: Box<Self>, ctx: &OpContext) -> Result<()> {
+        let (image, assembly) = (self.image.clone(), self.assembly());
+        // Also after a cancellation: that is when most is discarded. Two unlinks do not wait for anybody.
+        let _ = ctx;
+        tokio::task::spawn_blocking(move || {
+            for path in assembly.into_iter().chain([image]) {
+                disk::remove_if_there(&path)?;
+            }
+            Ok(())
+        })
+        .await
+        .map_err(|e| Error::internal("the removal of the sealed file did not end").with_source(e))?
+    }
+}
+
+/// In place where nothing stands, or as a whole.
+fn place_whole_or_tables(
+    sealed: &std::path::Path,
+    plan: &Plan,
+    kept: &std::path::Path,
+    options: &crate::SqliteOptions,
+) -> Result<Option<PathBuf>> {
+    if plan.tables.is_empty() {
+        return swap::replace(sealed, &plan.destination, kept, options);
+    }
+    let assembly = disk::with_suffix(sealed, ".tables");
+    tables::assemble(sealed, &assembly, &plan.tables)?;
+    let previous = swap::replace(&assembly, &plan.destination, kept, options)?;
+    disk::remove_if_there(sealed)?;
+    Ok(previous)
+}
+
+fn write_blocks(image: &std::path::Path, size: u64, mut receive: mpsc::Receiver<RestoreBlock>) -> Result<()> {
+    let file = OpenOptions::new()
+        .write(true)
+        .open(image)
+        .map_err(|e| file_error(image, "open the sealed file", e))?;
+    // Anew from nothing, so that a member written again has no pages of the first attempt in its holes.
+    let empty = file.set_len(0).and_then(|()| file.set_len(size));
+    empty.map_err(|e| file_error(image, "reserve the file", e))?;
+    let mut least = 0;
+    while let Some(block) = receive.blocking_recv() {
+        worker::check()?;
+        let end = block.offset.checked_add(block.bytes.len() as u64);
+        if block.offset < least || end.is_none_or(|end| end > size) {
+            return Err(Error::corrupt(format!(
+                "a block at {} does not belong into {size} bytes after {least}",
+                block.offset
+            ))
+            .about(MEMBER));
+        }
+        file.write_all_at(&block.bytes, block.offset)
+            .map_err(|e| file_error(image, "write the sealed file", e))?;
+        least = end.unwrap_or(size);
+    }
+    Ok(())
+}
