@@ -73,14 +73,16 @@ pub fn in_ci() -> bool {
 }
 
 fn skip(reason: &str) {
-    let test = std::thread::current().name().unwrap_or("a test").to_owned();
     #[expect(clippy::print_stderr, reason = "a skip is said aloud, to whoever reads the test's output")]
     {
         eprintln!("SKIPPED: {reason}");
     }
     let Some(log) = std::env::var_os("DM_TEST_SKIP_LOG") else { return };
-    // One write call a line: lines of concurrent test processes do not mix.
-    let line = format!("{test}: {}\n", reason.replace('\n', " "));
+    let program = std::env::current_exe().ok().and_then(|path| Some(path.file_stem()?.to_owned()));
+    let program = program.map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    // One write call a line: lines of concurrent test processes do not mix. Program and test count, so fields by tabs.
+    let line = format!("{program}\t{test}\t{}\n", reason.replace(['\n', '\t'], " "));
     std::fs::OpenOptions::new()
         .append(true)
         .create(true)

@@ -12,10 +12,12 @@ pub mod emulators;
 pub mod fault_store;
 pub mod memory_engine;
 pub mod postgres;
+mod runs;
 mod throwaway;
 
 pub use availability::{Failure, Unavailable, available, in_ci};
 pub use clock::FixedClock;
 pub use fault_store::FaultStore;
 pub use memory_engine::MemoryEngine;
+pub use runs::{count, is_full, seed, seeds};
 pub use throwaway::{cache_dir, wait_until};
