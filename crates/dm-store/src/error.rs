@@ -7,11 +7,22 @@ pub(crate) fn map(error: sqlx::Error) -> Error {
     build(error, Effect::None)
 }
 
-/// Maps an error of a COMMIT: a connection lost meanwhile leaves the outcome open.
+/// Maps an error of a COMMIT, or of a statement that commits by itself: a connection lost meanwhile leaves the outcome
+/// open, also when the server still said why it ended it (a shutdown may come behind the commit).
 pub(crate) fn map_commit(error: sqlx::Error) -> Error {
-    let open =
-        !matches!(error, sqlx::Error::Database(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed);
-    build(error, if open { Effect::Unknown } else { Effect::None })
+    let nothing_happened = match &error {
+        sqlx::Error::Database(db) => {
+            let code = db.code().unwrap_or_default();
+            match code.len() {
+                5 => !(code.starts_with("57") || code.starts_with("08") || code == "40003"),
+                // A disk that failed may have kept what it reported as lost.
+                _ => code.parse().is_ok_and(|code: i32| code & 0xff != 10),
+            }
+        }
+        sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => true,
+        _ => false,
+    };
+    build(error, if nothing_happened { Effect::None } else { Effect::Unknown })
 }
 
 /// Whether the row itself could not be read (a value of another type, text that is not UTF-8).

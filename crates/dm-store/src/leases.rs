@@ -46,6 +46,7 @@ impl Store {
         .bind(holder)
         .bind(now.saturating_add(span(duration)))
         .bind(now)
+        .committing()
         .optional(self.writer())
         .await?;
         let Some(row) = row else { return Ok(None) };
@@ -72,6 +73,7 @@ impl Store {
             .bind(lease.name.as_str())
             .bind(lease.holder.as_str())
             .bind(lease.epoch)
+            .committing()
             .execute(self.writer())
             .await?;
         Ok(())

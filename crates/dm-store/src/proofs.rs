@@ -59,6 +59,7 @@ impl Store {
         .bind(i64::from(proof.ok))
         .bind(proof.restore_time_ms.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX)))
         .bind(json(&proof.results)?)
+        .committing()
         .execute(self.writer())
         .await?;
         Ok(())

@@ -65,6 +65,7 @@ pub(crate) struct Sql {
     arguments: AnyArguments,
     failed: bool,
     once: bool,
+    committing: bool,
 }
 
 impl Sql {
@@ -76,6 +77,17 @@ impl Sql {
     pub(crate) fn once(mut self) -> Self {
         self.once = true;
         self
+    }
+
+    /// Says that this statement is a transaction by itself: when the connection is lost meanwhile, nobody knows
+    /// whether it happened, and a retry might do it twice.
+    pub(crate) fn committing(mut self) -> Self {
+        self.committing = true;
+        self
+    }
+
+    fn mapper(&self) -> fn(sqlx::Error) -> Error {
+        if self.committing { error::map_commit } else { error::map }
     }
 
     pub(crate) fn push(mut self, fragment: &'static str) -> Self {
@@ -117,11 +129,13 @@ impl Sql {
     }
 
     pub(crate) async fn execute<'e>(self, on: impl Executor<'e, Database = Any>) -> Result<u64> {
-        Ok(self.build()?.execute(on).await.map_err(error::map)?.rows_affected())
+        let map = self.mapper();
+        Ok(self.build()?.execute(on).await.map_err(map)?.rows_affected())
     }
 
     pub(crate) async fn all<'e>(self, on: impl Executor<'e, Database = Any>) -> Result<Vec<AnyRow>> {
-        self.build()?.fetch_all(on).await.map_err(error::map)
+        let map = self.mapper();
+        self.build()?.fetch_all(on).await.map_err(map)
     }
 
     pub(crate) async fn optional<'e>(self, on: impl Executor<'e, Database = Any>) -> Result<Option<AnyRow>> {

@@ -331,6 +331,49 @@ async fn a_server_that_cannot_be_used_is_named_without_its_password() {
 }
 
 #[tokio::test]
+async fn a_role_without_privileges_learns_what_it_needs() {
+    let Some(place) = Place::postgres("privileges").await else { return };
+    let Place::Postgres(database) = &place else { return };
+    let server = dm_testkit::postgres::Server::shared(15).unwrap();
+    let role = server.role("store_keeper", "NOSUPERUSER").await.unwrap();
+    let open = || async { Store::open(&Secret::new(database.url_as(&role)), &ctx()).await };
+    let error = open().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Denied, "{error:?}");
+    assert!(error.hint().unwrap().contains("data_manager"), "{error:?}");
+    // An administrator makes the schema; no privilege on the database is needed then, at the first start or later.
+    database.psql(&format!("CREATE SCHEMA data_manager AUTHORIZATION \"{}\"", role.name)).await.unwrap();
+    for _ in 0..2 {
+        open().await.unwrap().begin_run(&start(0)).await.unwrap();
+    }
+}
+
+/// A connection that is cut while a statement that commits by itself may be under way is no reason to do it again.
+#[tokio::test]
+async fn a_cut_connection_leaves_the_effect_open() {
+    let Some(place) = Place::postgres("cut").await else { return };
+    let Place::Postgres(database) = &place else { return };
+    let store = place.open().await.unwrap();
+    let mut blocker = place.connect().await;
+    sqlx::raw_sql("BEGIN; LOCK TABLE audit_leaves").execute(&mut blocker).await.unwrap();
+    let appending = tokio::spawn({
+        let store = store.clone();
+        async move { store.append_leaves(&[leaf("1")]).await }
+    });
+    let cut = "SELECT count(*) FROM (SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+         WHERE query LIKE 'INSERT INTO audit_leaves%' AND wait_event_type = 'Lock') t";
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    while database.psql(cut).await.unwrap() == "0" {
+        assert!(std::time::Instant::now() < deadline, "the append never waited");
+    }
+    let error = appending.await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unreachable, "{error:?}");
+    assert!(!error.is_retryable(), "{error:?}");
+    sqlx::raw_sql("ROLLBACK").execute(&mut blocker).await.unwrap();
+    // The store itself goes on with another connection.
+    store.append_leaves(&[leaf("2")]).await.unwrap();
+}
+
+#[tokio::test]
 async fn memory_is_a_store_like_any_other() {
     let store = Store::in_memory(&ctx()).await.unwrap();
     let run = start(0);
