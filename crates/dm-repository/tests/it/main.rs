@@ -1,0 +1,6 @@
+//! The repository's tests, in one binary.
+#![allow(missing_docs, clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_possible_wrap)]
+
+mod round_trip;
+mod store;
+mod support;
