@@ -2,7 +2,7 @@
 
 use data_manager::Secret;
 use data_manager::repository::StoreOptions;
-use dm_testkit::{Azurite, Gcs, S3};
+use dm_testkit::emulators::{Azurite, Gcs, S3};
 
 use crate::sqlite_story::story;
 use crate::support::Place;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use data_manager::repository::VerifyLevel;
 use data_manager::{BackupKind, BackupOptions, RestoreOptions};
-use dm_testkit::S3;
+use dm_testkit::emulators::S3;
 use dm_testkit::postgres::{Server, TestDatabase};
 
 use crate::support::{Place, execute, number};
@@ -33,7 +33,7 @@ async fn story(place: &Place, database: &TestDatabase, folder: &Path) {
     assert!(incremental.backup.sizes.stored < full.backup.sizes.stored, "{:?}", incremental.backup.sizes);
     let truth = number(&dm, "SELECT sum(aid::bigint * (abalance + 1))::bigint FROM pgbench_accounts").await;
 
-    dm.backup().verify(&dm.context(), None, None, VerifyLevel::Full).await.expect("the repository verifies");
+    dm.backup().verify(&dm.context(), None, None, VerifyLevel::Full).await.expect("a verification").check().expect("a sound repository");
     execute(&dm, "TRUNCATE pgbench_accounts").await;
 
     let name = format!("{}_back", database.name());

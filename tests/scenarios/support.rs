@@ -4,7 +4,7 @@ use std::path::Path;
 
 use data_manager::repository::{Identity, StoreOptions};
 use data_manager::{DataManager, DataManagerBuilder, Secret, Statement, Value};
-use dm_testkit::S3;
+use dm_testkit::emulators::S3;
 
 /// Where the repository of a story is, and whether it is encrypted.
 pub(crate) struct Place {

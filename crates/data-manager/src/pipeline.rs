@@ -9,6 +9,7 @@ use std::time::Instant;
 use dm_core::{
     Action, AuditEvent, AuditIntent, AuditOutcome, AuditSink, Effect, Error, ErrorKind, OpContext, Resource, Result,
 };
+use futures::future::BoxFuture;
 use dm_store::{RunEnd, RunStart};
 use serde::Serialize;
 use serde_json::Value as Json;
@@ -37,11 +38,22 @@ impl Operation {
 
 impl DataManager {
     /// Runs `work` as an operation. A reading one is recorded by its outcome, a changing one by intent and outcome.
-    pub(crate) async fn operate<T, F>(&self, ctx: &OpContext, operation: Operation, work: F) -> Result<T>
+    ///
+    /// The work is boxed: operations hold many steps, and callers should not pay for them on their stacks.
+    pub(crate) fn operate<'a, T, F>(&'a self, ctx: &'a OpContext, operation: Operation, work: F) -> BoxFuture<'a, Result<T>>
     where
-        T: Serialize,
-        F: Future<Output = Result<T>>,
+        T: Serialize + Send + 'a,
+        F: Future<Output = Result<T>> + Send + 'a,
     {
+        Box::pin(self.guarded(ctx, operation, Box::pin(work)))
+    }
+
+    async fn guarded<T: Serialize>(
+        &self,
+        ctx: &OpContext,
+        operation: Operation,
+        work: BoxFuture<'_, Result<T>>,
+    ) -> Result<T> {
         let Operation { action, resource, details } = operation;
         let intent = AuditIntent {
             run_id: ctx.run_id(),

@@ -147,7 +147,7 @@ impl BackupService {
     /// Cancel through the context: what was written is then marked for the next sweep. Dropping the future leaves it to be
     /// recognised as garbage when its lease has run out. Running again is always safe.
     pub async fn run(&self, ctx: &OpContext, engine: &dyn Engine, options: RunOptions) -> Result<RunReport> {
-        self.run_steps(ctx, engine, options)
+        Box::pin(self.run_steps(ctx, engine, options))
             .await
             .map_err(|e| e.in_operation("backup run").on_engine(engine.kind()))
     }
@@ -164,7 +164,7 @@ impl BackupService {
         parent::require_capability(options.kind, engine.kind(), engine.capabilities())?;
         parent::require_index(options.kind, self.repository.can_read_index())?;
         ctx.progress(Progress::Phase { name: "checking", total_bytes: None });
-        let (look, jobs) = steps.time(Stage::Pre, "preflight", self.look(ctx, engine, &options)).await?;
+        let (look, jobs) = steps.time(Stage::Pre, "preflight", Box::pin(self.look(ctx, engine, &options))).await?;
         options.request.jobs = jobs;
         refuse(&look.findings, "the backup")?;
         let mut warnings: Vec<String> = look
@@ -175,9 +175,9 @@ impl BackupService {
             .collect();
 
         let opened =
-            steps.time(Stage::Pre, "open", self.open(ctx, engine, source.as_ref(), &options)).await?;
+            steps.time(Stage::Pre, "open", Box::pin(self.open(ctx, engine, source.as_ref(), &options))).await?;
         ctx.progress(Progress::Phase { name: "reading", total_bytes: Some(look.estimated_bytes) });
-        let written = steps.time(Stage::During, "read", write(ctx, opened, options.request.jobs)).await?;
+        let written = steps.time(Stage::During, "read", Box::pin(write(ctx, opened, options.request.jobs))).await?;
         warnings.extend(written.summary.warnings.iter().cloned());
 
         ctx.progress(Progress::Phase { name: "committing", total_bytes: None });
@@ -306,7 +306,7 @@ async fn write_member(
     let name = member.name.clone();
     let blocks = session.read(&ctx, &member).await.map_err(|e| e.about(&name))?;
     // The writer reports the bytes as it takes them.
-    let summary = writer.write_member(&ctx, member, blocks).await.map_err(|e| e.about(&name))?;
+    let summary = Box::pin(writer.write_member(&ctx, member, blocks)).await.map_err(|e| e.about(&name))?;
     reused.fetch_add(summary.reused_bytes, Ordering::Relaxed);
     ctx.progress(Progress::Item(name));
     Ok(())
