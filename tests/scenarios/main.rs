@@ -3,6 +3,7 @@
 //! One binary, so that the servers are shared and the link is paid once.
 
 mod bad_input;
+mod interruption;
 mod object_stores;
 mod postgres_story;
 mod sqlite_story;

@@ -75,7 +75,11 @@ impl DataManager {
             if action.writes {
                 audit.begin_run(&start(ctx, &intent), &event(ctx, &intent, AuditOutcome::Intent, began, None)).await?;
             }
-            let result = ctx.run(work).await;
+            // The work watches the context itself: dropping it here would leave behind what it cleans up when cancelled.
+            let result = match ctx.check() {
+                Ok(()) => work.await,
+                Err(error) => Err(error),
+            };
             let outcome = match result.as_ref().map_err(Error::kind) {
                 Ok(_) => AuditOutcome::Success,
                 Err(ErrorKind::Interrupted) => AuditOutcome::Interrupted,
