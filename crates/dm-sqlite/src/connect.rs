@@ -14,7 +14,7 @@ use crate::{SqliteOptions, disk, location, worker};
 pub(crate) enum Purpose {
     /// Statements of callers.
     Statements,
-    /// Reading for a backup or a diagnosis: never writes rows, and leaves the checkpoint to the application.
+    /// Reading for a backup or a diagnosis: never writes rows.
     Reading,
     /// The last step of a restore in place.
     Restoring,
@@ -46,10 +46,9 @@ pub(crate) fn live(path: &Path, options: &SqliteOptions, purpose: Purpose) -> Re
             options.foreign_keys && purpose == Purpose::Statements,
         )
         .map_err(sqlite)?;
-    if purpose != Purpose::Statements {
-        // Closing the last connection would also remove the log, of a broken database too.
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(sqlite)?;
-    }
+    let keep_log =
+        |keep| connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, keep).map_err(sqlite);
+    keep_log(true)?;
     match purpose {
         Purpose::Statements => {}
         Purpose::Reading => {
@@ -65,6 +64,9 @@ pub(crate) fn live(path: &Path, options: &SqliteOptions, purpose: Purpose) -> Re
     connection
         .query_row("PRAGMA schema_version", [], |_| Ok(()))
         .map_err(sqlite_about(path.display().to_string()))?;
+    // The last connection to a broken database must not take its log away with it; the last one to a sound
+    // database brings the log in and leaves no file beside it, as any SQLite program does.
+    keep_log(false)?;
     Ok(connection)
 }
 

@@ -248,6 +248,7 @@ async fn an_unchanged_database_gives_the_same_bytes() {
     let first = back_up(&engine, &place.request()).await.unwrap();
     let second = back_up(&engine, &place.request()).await.unwrap();
     assert_eq!(first.bytes(), second.bytes());
+    assert_eq!(place.listing(), ["shop.db"], "no log of ours is left beside it");
 }
 
 #[tokio::test]
