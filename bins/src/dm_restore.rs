@@ -1,0 +1,7 @@
+//! `dm restore` as a program of its own.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    dm_cli::main(dm_cli::Program::Task("restore"))
+}

@@ -1,0 +1,373 @@
+//! `dm backup`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum, ValueHint};
+use data_manager::{EngineId, Period, TargetName};
+
+use super::{ApplyArgs, LinesArgs};
+
+/// Makes backups and looks after them.
+///
+/// A backup belongs to a *target*: the name under which one database's backups are kept. It is complete in itself
+/// for a restore, even an incremental one: `full` reuses nothing, `differential` stores what changed since the last
+/// full backup, `incremental` what changed since the previous one.
+#[derive(Args, Debug)]
+pub(crate) struct BackupArgs {
+    #[command(subcommand)]
+    pub(crate) command: BackupCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BackupCommand {
+    Run(RunArgs),
+    List(ListArgs),
+    Show(ShowArgs),
+    Verify(VerifyArgs),
+    Expire(ExpireArgs),
+    Delete(DeleteArgs),
+    Pin(PinArgs),
+    /// Lets a pinned backup expire again.
+    ///
+    /// The opposite of pin: from now on the keep-rules decide about the backup as about any other.
+    Unpin(PinArgs),
+    Export(ExportArgs),
+    Size(SizeArgs),
+    Key(KeyArgs),
+}
+
+/// The target whose backups are meant.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct TargetArg {
+    /// The target.
+    ///
+    /// The name under which the database's backups are kept. Needed only where the configuration knows several.
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) target: Option<TargetName>,
+}
+
+/// Backs up a database.
+///
+/// Checks connections, privileges, client tools and space first, reads under one consistent snapshot without
+/// blocking writers, and records row counts and content digests that a restore is compared with. Safe to interrupt
+/// and to run again: an unfinished backup is never listed.
+#[derive(Args, Debug)]
+pub(crate) struct RunArgs {
+    /// The database, by its name in the configuration.
+    ///
+    /// Needed only where the configuration has several engines.
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) engine: Option<EngineId>,
+
+    #[command(flatten)]
+    pub(crate) target: TargetArg,
+
+    /// How much of earlier backups may be reused.
+    ///
+    /// `full` references nothing; `differential` only the last full backup; `incremental` whatever the previous one
+    /// references, and that one. Without it the configuration decides (full, unless it says otherwise).
+    #[arg(short, long, value_enum, value_name = "KIND")]
+    pub(crate) kind: Option<KindArg>,
+
+    /// How many connections (or reading threads) at once.
+    ///
+    /// Without it the configuration decides. More are faster and load the server more.
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) jobs: Option<u16>,
+
+    /// Only these tables; may be given several times.
+    ///
+    /// A name (`orders`, `sales.orders`) or a pattern with `*`. All tables without it. A name that matches nothing
+    /// is an error.
+    #[arg(long = "table", value_name = "TABLE")]
+    pub(crate) include_tables: Vec<String>,
+
+    /// Not these tables; may be given several times.
+    ///
+    /// A name or a pattern with `*`. A name that matches nothing is an error.
+    #[arg(long = "exclude-table", value_name = "TABLE")]
+    pub(crate) exclude_tables: Vec<String>,
+
+    /// Verifies the backup right after it was made.
+    ///
+    /// With how much care: `quick`, `stored` (the default of the flag) or `full`; see `dm backup verify`. Without it
+    /// the configuration decides.
+    #[arg(long, value_enum, value_name = "LEVEL", num_args = 0..=1, require_equals = true, default_missing_value = "stored")]
+    pub(crate) verify: Option<LevelArg>,
+
+    /// Does not verify, whatever the configuration says.
+    ///
+    /// `dm backup verify` can be run at a quieter time.
+    #[arg(long, conflicts_with = "verify")]
+    pub(crate) no_verify: bool,
+
+    /// Looks whether it would succeed, and stops.
+    ///
+    /// Prints what was checked and how many bytes would be read. Changes nothing; exits 9 when something is in the
+    /// way.
+    #[arg(short = 'n', long)]
+    pub(crate) dry_run: bool,
+}
+
+/// How much of earlier backups may be reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KindArg {
+    /// References nothing.
+    Full,
+    /// References the last full backup.
+    Differential,
+    /// References the previous backup.
+    Incremental,
+}
+
+/// How much is checked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LevelArg {
+    /// That every object is there with its size.
+    Quick,
+    /// The digest of every stored byte; needs no key.
+    #[default]
+    Stored,
+    /// Also decrypts and decompresses everything and checks the content.
+    Full,
+}
+
+/// Lists the backups.
+///
+/// Oldest first: id, kind, when, how large, how much was stored anew, when last verified, whether pinned.
+#[derive(Args, Debug)]
+pub(crate) struct ListArgs {
+    #[command(flatten)]
+    pub(crate) target: TargetArg,
+    #[command(flatten)]
+    pub(crate) lines: LinesArgs,
+}
+
+/// Shows one backup: sizes, tables, what it references.
+///
+/// Reads the backup's own description; nothing of the database is touched.
+#[derive(Args, Debug)]
+pub(crate) struct ShowArgs {
+    /// The backup: its id, the beginning of it, or `latest`.
+    ///
+    /// At least eight characters of the id, as many as name only one. `latest` is the newest one of the target.
+    #[arg(value_name = "BACKUP", default_value = "latest")]
+    pub(crate) backup: String,
+
+    #[command(flatten)]
+    pub(crate) target: TargetArg,
+}
+
+/// Checks that backups are whole.
+///
+/// One backup, or all of the target without a name. Every object is read again and compared with the digest that was
+/// recorded when it was written. Exits 9 when anything is missing or differs, naming the object.
+#[derive(Args, Debug)]
+pub(crate) struct VerifyArgs {
+    /// The backup: its id, the beginning of it, or `latest`. All without it.
+    ///
+    /// `latest` is the newest one of the target.
+    #[arg(value_name = "BACKUP")]
+    pub(crate) backup: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) target: TargetArg,
+
+    /// How much is checked.
+    ///
+    /// `quick` looks whether every object is there with its size, `stored` reads every stored byte (no key needed),
+    /// `full` also decrypts and decompresses everything and checks the content.
+    #[arg(short, long, value_enum, default_value_t, value_name = "LEVEL")]
+    pub(crate) level: LevelArg,
+}
+
+/// Deletes the backups that the keep-rules no longer want.
+///
+/// Prints which backups would go and why each of the others stays, then asks. Never deletes what a kept backup
+/// references, what is pinned, or the newest verified full backup.
+#[derive(Args, Debug)]
+pub(crate) struct ExpireArgs {
+    #[command(flatten)]
+    pub(crate) target: TargetArg,
+
+    /// Keep the newest N full backups.
+    ///
+    /// Any of the --keep flags replaces that rule of the configuration for this run only; the others stay as
+    /// configured.
+    #[arg(long, value_name = "N")]
+    pub(crate) keep_last: Option<u32>,
+
+    /// Keep one full backup for each of the last N days that have one.
+    ///
+    /// Days of the calendar, in the configured time zone.
+    #[arg(long, value_name = "N")]
+    pub(crate) keep_daily: Option<u32>,
+
+    /// Keep one full backup for each of the last N weeks that have one.
+    ///
+    /// Weeks begin on Monday.
+    #[arg(long, value_name = "N")]
+    pub(crate) keep_weekly: Option<u32>,
+
+    /// Keep one full backup for each of the last N months that have one.
+    ///
+    /// Months of the calendar, in the configured time zone.
+    #[arg(long, value_name = "N")]
+    pub(crate) keep_monthly: Option<u32>,
+
+    /// Keep one full backup for each of the last N years that have one.
+    ///
+    /// Years of the calendar, in the configured time zone.
+    #[arg(long, value_name = "N")]
+    pub(crate) keep_yearly: Option<u32>,
+
+    /// Keep at least N verified full backups, whatever their age.
+    ///
+    /// The last line of defence: 2 unless the configuration says otherwise.
+    #[arg(long, value_name = "N")]
+    pub(crate) keep_verified: Option<u32>,
+
+    /// Keep every full backup that is at most this much older than the newest one: `30d`, `6 months`.
+    ///
+    /// Counted back from the newest backup, so that nothing expires merely because no backups are made.
+    #[arg(long, value_name = "PERIOD")]
+    pub(crate) keep_within: Option<Period>,
+
+    /// Keep incremental and differential backups for so long: `7d`.
+    ///
+    /// One that a kept backup references stays in any case.
+    #[arg(long, value_name = "PERIOD")]
+    pub(crate) keep_incremental_within: Option<Period>,
+
+    #[command(flatten)]
+    pub(crate) sweep: SweepArgs,
+
+    #[command(flatten)]
+    pub(crate) apply: ApplyArgs,
+}
+
+/// When the room of deleted backups is freed.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct SweepArgs {
+    /// Stays until the room is free.
+    ///
+    /// Objects are removed only when nobody can still be reading them: after about two lease times (two minutes).
+    /// Without this flag they are marked, and the next run of expire or delete removes them.
+    #[arg(short, long)]
+    pub(crate) wait: bool,
+}
+
+/// Deletes one backup.
+///
+/// Refuses when another backup references it, when it is pinned, or when it is the newest verified full one. Prints
+/// what would be freed, then asks.
+#[derive(Args, Debug)]
+pub(crate) struct DeleteArgs {
+    /// The backup: its id, or the beginning of it.
+    ///
+    /// `latest` is understood too.
+    #[arg(value_name = "BACKUP")]
+    pub(crate) backup: String,
+
+    #[command(flatten)]
+    pub(crate) target: TargetArg,
+
+    /// Why; stands in the repository and in the audit trail.
+    ///
+    /// For example the number of a ticket.
+    #[arg(short, long, value_name = "TEXT", default_value = "deleted by hand")]
+    pub(crate) reason: String,
+
+    #[command(flatten)]
+    pub(crate) sweep: SweepArgs,
+
+    #[command(flatten)]
+    pub(crate) apply: ApplyArgs,
+}
+
+/// Keeps a backup until it is unpinned.
+///
+/// No rule and no command deletes a pinned backup, or one that it references.
+#[derive(Args, Debug)]
+pub(crate) struct PinArgs {
+    /// The backup: its id, the beginning of it, or `latest`.
+    ///
+    /// At least eight characters of the id, as many as name only one. `latest` is the newest one of the target.
+    #[arg(value_name = "BACKUP")]
+    pub(crate) backup: String,
+
+    #[command(flatten)]
+    pub(crate) target: TargetArg,
+
+    /// Why; stands in the repository and in the audit trail.
+    ///
+    /// For example the number of a ticket.
+    #[arg(short, long, value_name = "TEXT", default_value = "by hand")]
+    pub(crate) reason: String,
+}
+
+/// Writes a backup's content as plain files.
+///
+/// For reading without this program: definitions as SQL, rows and files as they were read. The files are not
+/// encrypted.
+#[derive(Args, Debug)]
+pub(crate) struct ExportArgs {
+    /// The backup: its id, the beginning of it, or `latest`.
+    ///
+    /// At least eight characters of the id, as many as name only one. `latest` is the newest one of the target.
+    #[arg(value_name = "BACKUP")]
+    pub(crate) backup: String,
+
+    /// The folder to write to; made if missing, and must be empty.
+    ///
+    /// Files are readable by the owner only.
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) dir: PathBuf,
+
+    #[command(flatten)]
+    pub(crate) target: TargetArg,
+}
+
+/// Says how much room the backups take.
+///
+/// For each target: how large the databases are that could be restored, and how many bytes are stored for that.
+#[derive(Args, Debug)]
+pub(crate) struct SizeArgs {
+    #[command(flatten)]
+    pub(crate) target: TargetArg,
+}
+
+/// Makes keys for encrypted repositories.
+///
+/// A repository is encrypted to public keys; reading its content needs the secret key.
+#[derive(Args, Debug)]
+pub(crate) struct KeyArgs {
+    #[command(subcommand)]
+    pub(crate) command: KeyCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    New(NewKeyArgs),
+}
+
+/// Makes a new key: a secret file, an index key beside it, and a public text for the configuration.
+///
+/// The secret key is needed for every restore: keep it where the database is not. The index key (the same name with
+/// .index) stays with the database: it lets incremental backups see what changed, and reads no content. Existing files
+/// are never overwritten.
+#[derive(Args, Debug)]
+pub(crate) struct NewKeyArgs {
+    /// The file for the secret key.
+    ///
+    /// Readable by the owner only.
+    #[arg(short, long, value_name = "FILE", default_value = "dm.key", value_hint = ValueHint::FilePath)]
+    pub(crate) out: PathBuf,
+
+    /// A file whose first line is a passphrase that protects the key.
+    ///
+    /// Without it the environment variable DM_KEY_PASSPHRASE is used; without either the file is not protected by a
+    /// passphrase.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) passphrase_file: Option<PathBuf>,
+}

@@ -1,0 +1,129 @@
+//! `dm backup run`.
+
+use std::time::Duration;
+
+use data_manager::backup::RunReport;
+use data_manager::repository::{Verification, VerifyLevel};
+use data_manager::{BackupKind, BackupOptions, DataManager, Finding, Level, Result};
+use serde::Serialize;
+
+use super::views::MadeBackup;
+use crate::args::{KindArg, LevelArg, RunArgs};
+use crate::exit::Exit;
+use crate::output::text;
+use crate::session::Session;
+
+impl From<KindArg> for BackupKind {
+    fn from(kind: KindArg) -> Self {
+        match kind {
+            KindArg::Full => Self::Full,
+            KindArg::Differential => Self::Differential,
+            KindArg::Incremental => Self::Incremental,
+        }
+    }
+}
+
+impl From<LevelArg> for VerifyLevel {
+    fn from(level: LevelArg) -> Self {
+        match level {
+            LevelArg::Quick => Self::Quick,
+            LevelArg::Stored => Self::Stored,
+            LevelArg::Full => Self::Full,
+        }
+    }
+}
+
+pub(super) async fn run(session: &mut Session, dm: &DataManager, args: RunArgs) -> Result<Exit> {
+    let options = BackupOptions {
+        engine: args.engine,
+        target: args.target.target,
+        kind: args.kind.map(Into::into),
+        jobs: args.jobs.map(Into::into),
+        include_tables: args.include_tables,
+        exclude_tables: args.exclude_tables,
+        verify: args.verify.map(Into::into),
+        skip_verify: args.no_verify,
+    };
+    let progress = session.progress();
+    let ctx = session.context(dm, &progress);
+    if args.dry_run {
+        let preflight = dm.backup().preflight(&ctx, &options).await?;
+        drop(progress);
+        session.out.document("backup-preflight", &[("preflight", &preflight)])?;
+        session.out.findings(&preflight.findings)?;
+        session.out.say(format!(
+            "about {} would be read; nothing was changed",
+            text::bytes(preflight.estimated_bytes)
+        ))?;
+        let stopped = preflight.findings.iter().any(|f| f.level == Level::Error);
+        return Ok(if stopped { Exit::CheckFailed } else { Exit::Done });
+    }
+    let report = dm.backup().run(&ctx, &options).await?;
+    drop(progress);
+    session.out.document(
+        "backup-run",
+        &[("run_id", &ctx.run_id()), ("backup_id", &report.backup.id), ("report", &Report::from(&report))],
+    )?;
+    tell(session, &report)?;
+    Ok(Exit::Done)
+}
+
+fn tell(session: &mut Session, report: &RunReport) -> Result<()> {
+    let backup = &report.backup;
+    let duration = Duration::from_millis(report.duration_ms);
+    session.out.heading(&format!("{} backup of {} done", backup.kind, backup.target))?;
+    let verified = match &report.verification {
+        Some(v) => format!("{} at level {}", if v.ok { "sound" } else { "DAMAGED" }, v.level),
+        None => String::new(),
+    };
+    session.out.facts(&[
+        ("id", backup.id.to_string()),
+        ("database", format!("{} ({} {})", backup.database, backup.engine, backup.engine_version.text)),
+        ("shows", text::time(backup.consistency.at)),
+        ("content", format!("{}, {}", text::count(report.tables, "table"), text::count(report.rows, "row"))),
+        ("read", text::bytes(report.read_bytes)),
+        ("stored", stored(report)),
+        ("encrypted", if backup.encrypted { "yes" } else { "no" }.to_owned()),
+        ("took", text::duration(duration)),
+        ("verified", verified),
+    ])?;
+    for warning in &report.warnings {
+        session.out.say(format!("  warning: {}", text::printable(warning)))?;
+    }
+    Ok(())
+}
+
+fn stored(report: &RunReport) -> String {
+    let stored = text::bytes(report.stored_bytes);
+    if report.reused_bytes == 0 {
+        return stored;
+    }
+    format!("{stored}; {} were there already", text::bytes(report.reused_bytes))
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    backup: MadeBackup,
+    read_bytes: u64,
+    stored_bytes: u64,
+    reused_bytes: u64,
+    duration_ms: u64,
+    warnings: &'a [String],
+    findings: &'a [Finding],
+    verification: Option<&'a Verification>,
+}
+
+impl<'a> From<&'a RunReport> for Report<'a> {
+    fn from(report: &'a RunReport) -> Self {
+        Self {
+            backup: MadeBackup::from(&report.backup),
+            read_bytes: report.read_bytes,
+            stored_bytes: report.stored_bytes,
+            reused_bytes: report.reused_bytes,
+            duration_ms: report.duration_ms,
+            warnings: &report.warnings,
+            findings: &report.findings,
+            verification: report.verification.as_ref(),
+        }
+    }
+}

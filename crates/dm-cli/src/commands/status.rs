@@ -1,0 +1,80 @@
+//! `dm status`: one page, the verdict first.
+
+use data_manager::{DataManager, ProofKind, RecoveryProof, Result, StatusReport, TargetStatus, Verdict};
+
+use super::backup::short;
+use crate::exit::Exit;
+use crate::output::text;
+use crate::session::Session;
+
+pub(crate) async fn run(session: &mut Session, dm: &DataManager) -> Result<Exit> {
+    let ctx = session.quiet_context(dm);
+    let report = dm.status(&ctx).await?;
+    session.out.document("status", &[("status", &report)])?;
+    tell(session, &report)?;
+    Ok(match report.verdict {
+        Verdict::Proven | Verdict::Protected => Exit::Done,
+        Verdict::AtRisk | Verdict::Unprotected => Exit::CheckFailed,
+    })
+}
+
+fn word(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Proven => "PROVEN: there is a recent backup, and a restore was proven equal",
+        Verdict::Protected => "PROTECTED: there is a recent backup that nobody has restored yet",
+        Verdict::AtRisk => "AT RISK: something is wrong with the backups",
+        Verdict::Unprotected => "UNPROTECTED: there is no backup",
+    }
+}
+
+fn tell(session: &mut Session, report: &StatusReport) -> Result<()> {
+    session.out.heading(word(report.verdict))?;
+    for target in &report.targets {
+        session.out.say("")?;
+        session.out.heading(target.target.as_str())?;
+        tell_target(session, report, target)?;
+    }
+    if !report.problems.is_empty() {
+        session.out.say("")?;
+        session.out.findings(&report.problems)?;
+    }
+    Ok(())
+}
+
+fn tell_target(session: &mut Session, report: &StatusReport, target: &TargetStatus) -> Result<()> {
+    let last = target.last_backup.as_ref().map_or_else(
+        || "none".to_owned(),
+        |b| {
+            format!(
+                "{} ({}, {}), {}, {}",
+                text::ago(report.at, b.consistent_at),
+                b.kind,
+                short(b.id),
+                text::bytes(b.bytes),
+                text::time(b.consistent_at)
+            )
+        },
+    );
+    let verified = target.last_verified_at.map_or_else(|| "never".to_owned(), |at| text::ago(report.at, at));
+    let proof = target.last_proof.as_ref().map_or_else(|| "never".to_owned(), |p| proof(report, p));
+    session.out.facts(&[
+        ("last backup", last),
+        ("backups", target.backups.to_string()),
+        ("last verified", verified),
+        ("restore proven", proof),
+    ])?;
+    for reason in &target.reasons {
+        session.out.say(format!("  - {}", text::printable(reason)))?;
+    }
+    Ok(())
+}
+
+fn proof(report: &StatusReport, proof: &RecoveryProof) -> String {
+    let how = match proof.kind {
+        ProofKind::Verify => "verified",
+        ProofKind::Restore => "restored",
+        ProofKind::Drill => "drilled",
+    };
+    let result = if proof.ok { "equal" } else { "NOT equal" };
+    format!("{} ({how}, {result}, {})", text::ago(report.at, proof.at), short(proof.backup_id))
+}

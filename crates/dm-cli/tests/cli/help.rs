@@ -1,0 +1,69 @@
+//! Every help page, word by word: a flag that comes or goes shows here.
+
+use dm_cli::{Exit, Program};
+
+use crate::harness::{Place, golden, regex_escape};
+
+const PAGES: &[&[&str]] = &[
+    &[],
+    &["init"],
+    &["demo"],
+    &["doctor"],
+    &["status"],
+    &["backup"],
+    &["backup", "run"],
+    &["backup", "list"],
+    &["backup", "show"],
+    &["backup", "verify"],
+    &["backup", "expire"],
+    &["backup", "delete"],
+    &["backup", "pin"],
+    &["backup", "unpin"],
+    &["backup", "export"],
+    &["backup", "size"],
+    &["backup", "key"],
+    &["backup", "key", "new"],
+    &["restore"],
+    &["audit"],
+    &["audit", "log"],
+    &["audit", "verify"],
+    &["query"],
+    &["completions"],
+    &["man"],
+];
+
+#[test]
+fn pages_are_as_recorded() {
+    let place = Place::empty();
+    for page in PAGES {
+        let help = |flag: &'static str| {
+            let line: Vec<&str> = page.iter().copied().chain([flag]).collect();
+            let ran = place.dm(&line).expect(Exit::Done);
+            assert_eq!(ran.stderr, "");
+            ran.stdout
+        };
+        let name: Vec<&str> = ["help", "dm"].iter().chain(*page).copied().collect();
+        golden!(place, name.join("-"), format!("{}\n\n==== --help ====\n\n{}", help("-h"), help("--help")));
+    }
+}
+
+#[test]
+fn no_command_is_answered_with_the_help() {
+    let ran = Place::empty().dm(&[]).expect(Exit::Usage);
+    assert!(ran.stderr.contains("Usage: dm"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_task_program_calls_itself_by_its_own_name() {
+    let place = Place::empty();
+    for task in ["backup", "restore", "audit"] {
+        let ran = place.program(Program::Task(task), &["--help"], None).expect(Exit::Done);
+        assert!(ran.stdout.contains(&format!("Usage: dm-{task} ")), "{}", ran.stdout);
+        assert!(ran.stdout.contains("--config"), "{}", ran.stdout);
+        golden!(place, format!("help-program-dm-{task}"), ran.stdout);
+    }
+    let ran = place.program(Program::Task("backup"), &["run", "--help"], None).expect(Exit::Done);
+    assert!(ran.stdout.contains("Usage: dm-backup run "), "{}", ran.stdout);
+    let ran = place.program(Program::Task("backup"), &["--version"], None).expect(Exit::Done);
+    assert_eq!(ran.stdout, format!("dm-backup {}\n", env!("CARGO_PKG_VERSION")));
+}

@@ -1,0 +1,71 @@
+//! Nothing destructive happens without a plan that was shown and answered.
+
+use dm_cli::Exit;
+
+use crate::harness::{Place, golden, regex_escape};
+
+fn backups(place: &Place) -> usize {
+    let list = place.dm(&["backup", "list", "--json"]).expect(Exit::Done).json();
+    list["backups"].as_array().unwrap().iter().filter(|b| b["deleting"] == false).count()
+}
+
+#[test]
+fn without_a_terminal_and_without_yes_nothing_is_deleted() {
+    let place = Place::with_shop();
+    let old = place.backup("full");
+    place.backup("full");
+    let ran = place.dm(&["backup", "delete", &old]).expect(Exit::ConfirmationNeeded);
+    golden!(place, "question-delete-unanswered", ran.stderr);
+    assert!(ran.stdout.contains(&old), "the plan is shown: {}", ran.stdout);
+    assert_eq!(backups(&place), 2);
+
+    let ran = place.dm(&["backup", "delete", &old, "--dry-run", "--json"]).expect(Exit::Done);
+    assert_eq!(ran.json()["schema"], "dm.delete-plan/1");
+    assert_eq!(backups(&place), 2);
+
+    place.dm_answering(&["backup", "delete", &old], "n\n").expect(Exit::ConfirmationNeeded);
+    assert_eq!(backups(&place), 2);
+    place.dm_answering(&["backup", "delete", &old], "y\n").expect(Exit::Done);
+    assert_eq!(backups(&place), 1);
+}
+
+#[test]
+fn yes_answers() {
+    let place = Place::with_shop();
+    let old = place.backup("full");
+    place.backup("full");
+    let ran = place.dm(&["backup", "delete", &old, "--yes", "--json"]).expect(Exit::Done);
+    assert_eq!(ran.json()["report"]["deleted"][0], old.as_str());
+    assert_eq!(backups(&place), 1);
+}
+
+#[test]
+fn in_place_asks_first_and_keeps_what_stood_there() {
+    let place = Place::with_shop();
+    place.backup("full");
+    place.statement("DELETE FROM orders");
+    place.dm(&["restore", "latest", "--in-place"]).expect(Exit::ConfirmationNeeded);
+    let count = |place: &Place| {
+        place.dm(&["query", "SELECT count(*) FROM orders", "--json"]).json()["rows"][0][0].clone()
+    };
+    assert_eq!(count(&place), 0);
+    let ran = place.dm(&["restore", "latest", "--in-place", "--yes", "--json"]).expect(Exit::Done).json();
+    assert_eq!(ran["report"]["equal"], true);
+    assert!(ran["report"]["previous"].is_string(), "{ran}");
+    assert_eq!(count(&place), 4);
+}
+
+#[test]
+fn a_person_chooses_from_the_list() {
+    let place = Place::with_shop();
+    let first = place.backup("full");
+    place.backup("full");
+    let to = place.path("chosen.db");
+    let ran = place.dm_answering(&["restore", "--to", to.to_str().unwrap()], "seven\n1\n").expect(Exit::Done);
+    assert!(ran.stdout.contains(&format!("restore {} of shop", &first[..13])), "{}", ran.stdout);
+    assert!(ran.stderr.contains("\"seven\" is not one of them"), "{}", ran.stderr);
+    assert!(to.exists());
+
+    let ran = place.dm(&["restore"]).expect(Exit::Usage);
+    golden!(place, "question-which-backup", ran.stderr);
+}
