@@ -1,6 +1,14 @@
 //! The repository's tests, in one binary.
-#![allow(missing_docs, clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_possible_wrap)]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_possible_wrap
+)]
 
+mod damage;
+mod faults;
 mod round_trip;
 mod store;
 mod support;

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, TimeZone, Utc};
 use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt};
+use futures::{StreamExt, TryFutureExt, TryStreamExt};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::*;
@@ -25,16 +25,41 @@ pub enum Fault {
     After,
 }
 
-/// The store of the tests.
+/// What all programs see of the store.
 #[derive(Debug)]
-pub struct TestStore {
-    inner: InMemory,
+struct Data {
+    objects: InMemory,
     clock_ms: AtomicU64,
     times: Mutex<HashMap<Path, DateTime<Utc>>>,
-    calls: AtomicUsize,
-    fault: Mutex<Option<(usize, Fault)>>,
     /// Takes create-only PUTs for plain ones.
-    pub lies: bool,
+    lies: bool,
+}
+
+/// The store as one program sees it: its calls are counted, fail or wait apart from those of others.
+#[derive(Debug)]
+pub struct TestStore {
+    inner: Arc<Data>,
+    calls: Arc<AtomicUsize>,
+    fault: Arc<Mutex<Option<(usize, Fault)>>>,
+    gate: Arc<Mutex<Option<(usize, Arc<Gate>)>>>,
+}
+
+/// Where a program stands still.
+#[derive(Debug)]
+pub struct Gate {
+    reached: tokio::sync::Semaphore,
+    open: tokio::sync::Semaphore,
+}
+
+impl Gate {
+    /// Waits until the program stands at the gate.
+    pub async fn reached(&self) {
+        self.reached.acquire().await.unwrap().forget();
+    }
+
+    pub fn open(&self) {
+        self.open.add_permits(1);
+    }
 }
 
 impl fmt::Display for TestStore {
@@ -49,22 +74,47 @@ impl TestStore {
     }
 
     pub fn with_lies(lies: bool) -> Arc<Self> {
-        Arc::new(Self {
-            inner: InMemory::new(),
+        let data = Data {
+            objects: InMemory::new(),
             clock_ms: AtomicU64::new(1_800_000_000_000),
             times: Mutex::default(),
-            calls: AtomicUsize::new(0),
-            fault: Mutex::new(None),
             lies,
-        })
+        };
+        Self::over(Arc::new(data))
+    }
+
+    fn over(inner: Arc<Data>) -> Arc<Self> {
+        Arc::new(Self { inner, calls: Arc::default(), fault: Arc::default(), gate: Arc::default() })
+    }
+
+    /// The same objects as another program sees them.
+    pub fn fork(&self) -> Arc<Self> {
+        Self::over(Arc::clone(&self.inner))
+    }
+
+    fn same(&self) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+            calls: Arc::clone(&self.calls),
+            fault: Arc::clone(&self.fault),
+            gate: Arc::clone(&self.gate),
+        }
+    }
+
+    /// Stands still at the n-th call from now, before it is done.
+    pub fn pause(&self, n: usize) -> Arc<Gate> {
+        let gate =
+            Arc::new(Gate { reached: tokio::sync::Semaphore::new(0), open: tokio::sync::Semaphore::new(0) });
+        *self.gate.lock().unwrap() = Some((self.calls() + n, Arc::clone(&gate)));
+        gate
     }
 
     pub fn now(&self) -> DateTime<Utc> {
-        Utc.timestamp_millis_opt(self.clock_ms.load(Ordering::SeqCst) as i64).unwrap()
+        Utc.timestamp_millis_opt(self.inner.clock_ms.load(Ordering::SeqCst) as i64).unwrap()
     }
 
     pub fn advance(&self, seconds: u64) {
-        self.clock_ms.fetch_add(seconds * 1000, Ordering::SeqCst);
+        self.inner.clock_ms.fetch_add(seconds * 1000, Ordering::SeqCst);
     }
 
     pub fn calls(&self) -> usize {
@@ -82,10 +132,10 @@ impl TestStore {
 
     /// Every object.
     pub async fn dump(&self) -> Vec<(Path, Bytes)> {
-        let list: Vec<ObjectMeta> = self.inner.list(None).try_collect().await.unwrap();
+        let list: Vec<ObjectMeta> = self.inner.objects.list(None).try_collect().await.unwrap();
         let mut all = Vec::new();
         for meta in list {
-            let bytes = self.inner.get(&meta.location).await.unwrap().bytes().await.unwrap();
+            let bytes = self.inner.objects.get(&meta.location).await.unwrap().bytes().await.unwrap();
             all.push((meta.location, bytes));
         }
         all
@@ -93,15 +143,20 @@ impl TestStore {
 
     /// Overwrites an object behind everybody's back; its time stays.
     pub async fn poke(&self, key: &Path, bytes: Bytes) {
-        self.inner.put(key, bytes.into()).await.unwrap();
+        self.inner.objects.put(key, bytes.into()).await.unwrap();
     }
 
     pub async fn lose(&self, key: &Path) {
-        self.inner.delete(key).await.unwrap();
+        self.inner.objects.delete(key).await.unwrap();
     }
 
-    fn step(&self) -> Option<Fault> {
+    async fn step(&self) -> Option<Fault> {
         let n = self.calls.fetch_add(1, Ordering::SeqCst);
+        let gate = self.gate.lock().unwrap().take_if(|(at, _)| *at == n);
+        if let Some((_, gate)) = gate {
+            gate.reached.add_permits(1);
+            gate.open.acquire().await.unwrap().forget();
+        }
         let mut fault = self.fault.lock().unwrap();
         match *fault {
             Some((at, Fault::Dead)) if n >= at => Some(Fault::Dead),
@@ -123,8 +178,18 @@ impl TestStore {
         object_store::Error::Generic { store: "test", source: Box::new(std::io::Error::from(kind)) }
     }
 
+    /// Puts everything back as it was dumped.
+    pub async fn restore(&self, objects: &[(Path, Bytes)]) {
+        for (key, _) in self.dump().await {
+            self.lose(&key).await;
+        }
+        for (key, bytes) in objects {
+            self.poke(key, bytes.clone()).await;
+        }
+    }
+
     fn dated(&self, mut meta: ObjectMeta) -> ObjectMeta {
-        if let Some(time) = self.times.lock().unwrap().get(&meta.location) {
+        if let Some(time) = self.inner.times.lock().unwrap().get(&meta.location) {
             meta.last_modified = *time;
         }
         meta
@@ -134,15 +199,15 @@ impl TestStore {
 #[async_trait]
 impl ObjectStore for TestStore {
     async fn put_opts(&self, key: &Path, payload: PutPayload, mut options: PutOptions) -> Result<PutResult> {
-        let fault = self.step();
+        let fault = self.step().await;
         if let Some(fault @ (Fault::Dead | Fault::Before)) = fault {
             return Err(Self::error(fault));
         }
-        if self.lies {
+        if self.inner.lies {
             options.mode = PutMode::Overwrite;
         }
-        let result = self.inner.put_opts(key, payload, options).await?;
-        self.times.lock().unwrap().insert(key.clone(), self.now());
+        let result = self.inner.objects.put_opts(key, payload, options).await?;
+        self.inner.times.lock().unwrap().insert(key.clone(), self.now());
         match fault {
             Some(fault) => Err(Self::error(fault)),
             None => Ok(result),
@@ -154,58 +219,62 @@ impl ObjectStore for TestStore {
         key: &Path,
         options: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
-        self.inner.put_multipart_opts(key, options).await
+        self.inner.objects.put_multipart_opts(key, options).await
     }
 
     async fn get_opts(&self, key: &Path, options: GetOptions) -> Result<GetResult> {
-        if let Some(fault) = self.step() {
+        if let Some(fault) = self.step().await {
             return Err(Self::error(fault));
         }
-        let mut result = self.inner.get_opts(key, options).await?;
+        let mut result = self.inner.objects.get_opts(key, options).await?;
         result.meta = self.dated(result.meta);
         Ok(result)
     }
 
     async fn get_ranges(&self, key: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        if let Some(fault) = self.step() {
+        if let Some(fault) = self.step().await {
             return Err(Self::error(fault));
         }
-        self.inner.get_ranges(key, ranges).await
+        self.inner.objects.get_ranges(key, ranges).await
     }
 
     fn delete_stream(&self, keys: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        if let Some(fault) = self.step() {
-            return futures::stream::once(async move { Err(Self::error(fault)) }).boxed();
+        let this = self.same();
+        async move {
+            match this.step().await {
+                Some(fault) => Err(Self::error(fault)),
+                None => Ok(this.inner.objects.delete_stream(keys)),
+            }
         }
-        self.inner.delete_stream(keys)
+        .try_flatten_stream()
+        .boxed()
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        if let Some(fault) = self.step() {
-            return futures::stream::once(async move { Err(Self::error(fault)) }).boxed();
+        let this = self.same();
+        let prefix = prefix.cloned();
+        async move {
+            if let Some(fault) = this.step().await {
+                return Err(Self::error(fault));
+            }
+            let listed: Vec<ObjectMeta> = this.inner.objects.list(prefix.as_ref()).try_collect().await?;
+            let dated: Vec<_> = listed.into_iter().map(|o| Ok(this.dated(o))).collect();
+            Ok(futures::stream::iter(dated))
         }
-        let times = self.times.lock().unwrap().clone();
-        self.inner
-            .list(prefix)
-            .map_ok(move |mut meta| {
-                if let Some(time) = times.get(&meta.location) {
-                    meta.last_modified = *time;
-                }
-                meta
-            })
-            .boxed()
+        .try_flatten_stream()
+        .boxed()
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        if let Some(fault) = self.step() {
+        if let Some(fault) = self.step().await {
             return Err(Self::error(fault));
         }
-        let mut result = self.inner.list_with_delimiter(prefix).await?;
+        let mut result = self.inner.objects.list_with_delimiter(prefix).await?;
         result.objects = result.objects.into_iter().map(|o| self.dated(o)).collect();
         Ok(result)
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.inner.copy_opts(from, to, options).await
+        self.inner.objects.copy_opts(from, to, options).await
     }
 }
