@@ -69,3 +69,38 @@ async fn a_private_server_survives_a_crash_and_leaves_nothing() {
     drop(server);
     dm_testkit::wait_until("the server's folder is gone", || !folder.exists());
 }
+
+/// Not a test of its own: what the next one starts as another process, and kills.
+#[tokio::test]
+async fn waits_with_a_server_until_killed() {
+    use std::io::Write as _;
+    let Some(note) = std::env::var_os("DM_TESTKIT_NOTE") else { return };
+    let server = Server::private(15, &Options::default()).unwrap();
+    let draft = std::path::Path::new(&note).with_extension("draft");
+    let mut file = std::fs::File::create(&draft).unwrap();
+    write!(file, "{} {}", server.pid().unwrap(), server.data_dir().parent().unwrap().display()).unwrap();
+    std::fs::rename(&draft, &note).unwrap();
+    std::future::pending::<()>().await;
+}
+
+#[test]
+fn a_killed_test_leaves_no_server_and_no_folder() {
+    let _ = require!(dm_testkit::postgres::Install::find(15));
+    let folder = tempfile::tempdir().unwrap();
+    let note = folder.path().join("note");
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "waits_with_a_server_until_killed"])
+        .env("DM_TESTKIT_NOTE", &note)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    dm_testkit::wait_until("the other process has a server", || note.exists());
+    let text = std::fs::read_to_string(&note).unwrap();
+    let (pid, home) = text.split_once(' ').unwrap();
+    let (process, home) = (format!("/proc/{pid}"), std::path::Path::new(home));
+    assert!(std::path::Path::new(&process).exists() && home.exists());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    dm_testkit::wait_until("the server is gone", || !std::path::Path::new(&process).exists());
+    dm_testkit::wait_until("its folder is gone", || !home.exists());
+}
