@@ -96,6 +96,10 @@ impl MemoryEngine {
         self.state().live.clone()
     }
 
+    pub(crate) fn restored(&self, name: &str) -> Database {
+        self.state().databases[name].clone()
+    }
+
     pub(crate) fn set_faults(&self, faults: Faults) {
         self.state().faults = faults;
     }

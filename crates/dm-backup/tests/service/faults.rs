@@ -118,7 +118,7 @@ async fn a_restore_is_proven_or_leaves_nothing() {
             assert_eq!(result.is_ok(), world.engine.state().databases.contains_key(&name), "call {n}");
             if let Ok(report) = &result {
                 assert!(report.equal && report.released, "call {n}");
-                assert_eq!(world.engine.state().databases[&name], world.engine.live());
+                assert_eq!(world.engine.restored(&name), world.engine.live());
             }
             if !hit {
                 result.unwrap();

@@ -110,7 +110,7 @@ impl World {
     pub(crate) async fn prove(&self, name: &str) {
         let report = self.restore(&Selector::latest(target()), name).await.unwrap();
         assert!(report.equal && report.released, "{report:?}");
-        assert_eq!(self.engine.state().databases[name], self.engine.live());
+        assert_eq!(self.engine.restored(name), self.engine.live());
     }
 }
 
