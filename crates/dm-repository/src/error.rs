@@ -55,7 +55,7 @@ fn describe(error: &StoreError) -> (ErrorKind, &'static str, Option<&'static str
                 )
             }
             Some(io::ErrorKind::NotFound) => (ErrorKind::NotFound, "the object does not exist", None),
-            Some(io::ErrorKind::NotADirectory) => (
+            Some(io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists) => (
                 ErrorKind::Invalid,
                 "a file stands where a folder is needed",
                 Some("give the repository a folder of its own"),

@@ -101,6 +101,13 @@ impl Lease {
         self.state.renew().await
     }
 
+    /// Ends the lease after a failure, which is the one that counts; what cannot be removed runs out.
+    pub(crate) async fn let_go(self) {
+        if let Err(error) = self.release().await {
+            tracing::debug!(%error, "a lease was left to run out");
+        }
+    }
+
     /// Ends the lease.
     pub(crate) async fn release(mut self) -> Result<()> {
         self.released = true;

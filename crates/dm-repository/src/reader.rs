@@ -65,13 +65,24 @@ impl Repository {
         purpose: Purpose,
     ) -> Result<BackupReader> {
         let lease = ctx.run(self.lease_for(ctx, header, purpose)).await?;
-        ctx.run(self.check_usable(&header.target, header.id)).await?;
+        match ctx.run(self.open_reading(header)).await {
+            Ok(inner) => Ok(BackupReader { inner: Arc::new(inner), lease }),
+            Err(error) => {
+                if let Some(lease) = lease {
+                    lease.let_go().await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn open_reading(&self, header: &BackupHeader) -> Result<Reading> {
+        self.check_usable(&header.target, header.id).await?;
         let pages = PageReader { repository: Arc::clone(&self.inner), target: header.target.clone() };
-        let root: Root = ctx.run(pages.read(&PageReader::root_of(header))).await?;
+        let root: Root = pages.read(&PageReader::root_of(header)).await?;
         let hash_key = hash_key_of(&root)?;
-        let inventory = ctx.run(pages.inventory(header)).await?;
-        let inner = Reading { header: header.clone(), root, hash_key, pages, inventory };
-        Ok(BackupReader { inner: Arc::new(inner), lease })
+        let inventory = pages.inventory(header).await?;
+        Ok(Reading { header: header.clone(), root, hash_key, pages, inventory })
     }
 
     /// A lease on a backup; `None` where the store may only be read.

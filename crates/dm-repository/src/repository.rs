@@ -5,15 +5,18 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use backon::Retryable;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use dm_core::{BackupId, Error, ErrorKind, OpContext, Progress, RepositoryId, Result, TargetName};
+use object_store::path::Path;
 use object_store::{Error as StoreError, ObjectStore};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::cpu::Cpu;
-use crate::storage::{Created, Storage};
+use crate::error::is_transient;
+use crate::storage::{Created, Storage, backoff};
 use crate::{Identity, Recipient, document, keys, paths};
 
 const FORMAT: &str = "dm-repository";
@@ -397,24 +400,31 @@ enum Probe {
     ReadOnly,
 }
 
-/// Creates the same key twice (§9): the second must fail.
+/// Creates the same key twice (§9): the second must fail. Each try takes a key of its own, since after a PUT whose outcome
+/// is unknown a refusal proves nothing.
 async fn probe(storage: &Storage) -> Result<Probe> {
-    let key = paths::probe(Uuid::now_v7());
-    let translate = |error: StoreError| crate::error::store_error(error, key.as_ref());
-    let result = match storage.try_create(&key, Bytes::from_static(b"1")).await {
-        Err(StoreError::NotImplemented { .. } | StoreError::NotSupported { .. }) => {
-            return Ok(Probe::Unknown);
-        }
+    let probed = (|| probe_once(storage)).retry(backoff()).when(is_transient).await;
+    let (result, key) = match probed {
+        Ok(probed) => probed,
         Err(error) => {
-            let error = translate(error);
+            let error = crate::error::store_error(error, "probes");
             return if error.kind() == ErrorKind::Denied { Ok(Probe::ReadOnly) } else { Err(error) };
         }
-        Ok(()) => match storage.try_create(&key, Bytes::from_static(b"2")).await {
-            Ok(()) => Probe::Overwritten,
-            Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => Probe::Honoured,
-            Err(error) => return Err(translate(error)),
-        },
     };
     storage.delete(vec![key]).await?;
     Ok(result)
+}
+
+async fn probe_once(storage: &Storage) -> Result<(Probe, Path), StoreError> {
+    let key = paths::probe(Uuid::now_v7());
+    let result = match storage.try_create(&key, Bytes::from_static(b"1")).await {
+        Err(StoreError::NotImplemented { .. } | StoreError::NotSupported { .. }) => Probe::Unknown,
+        Err(error) => return Err(error),
+        Ok(()) => match storage.try_create(&key, Bytes::from_static(b"2")).await {
+            Ok(()) => Probe::Overwritten,
+            Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => Probe::Honoured,
+            Err(error) => return Err(error),
+        },
+    };
+    Ok((result, key))
 }

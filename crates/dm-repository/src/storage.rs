@@ -31,7 +31,8 @@ pub(crate) struct Storage {
     knows_create: bool,
 }
 
-fn backoff() -> ExponentialBuilder {
+/// How passing failures are tried again: six times in all, over some seconds.
+pub(crate) fn backoff() -> ExponentialBuilder {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(100))
         .with_max_delay(Duration::from_secs(5))

@@ -69,15 +69,30 @@ impl Repository {
     pub async fn sweep(&self, ctx: &OpContext, options: SweepOptions) -> Result<SweepReport> {
         let lifetime = self.inner.lifetime();
         let lease = ctx.run(Lease::take(&self.inner.storage, lifetime, Purpose::Sweep, None, None)).await?;
+        let swept = self.sweep_under(ctx, options, &lease).await;
+        match &swept {
+            Ok(_) => lease.release().await?,
+            Err(_) => lease.let_go().await,
+        }
+        swept
+    }
+
+    async fn sweep_under(
+        &self,
+        ctx: &OpContext,
+        options: SweepOptions,
+        lease: &Lease,
+    ) -> Result<SweepReport> {
+        let lifetime = self.inner.lifetime();
         if self.single_writer() {
-            self.refuse_others(&lease).await?;
+            self.refuse_others(lease).await?;
         }
         let mut report = SweepReport::default();
         loop {
             report.waiting.clear();
             report.problems.clear();
             for target in ctx.run(self.swept_targets()).await? {
-                self.sweep_target(ctx, &target, options, &lease, &mut report).await?;
+                self.sweep_target(ctx, &target, options, lease, &mut report).await?;
             }
             if options.dry_run || !options.wait || report.waiting.is_empty() || !report.problems.is_empty() {
                 break;
@@ -89,9 +104,8 @@ impl Repository {
             .await?;
         }
         if !options.dry_run {
-            self.sweep_leases(&lease).await?;
+            self.sweep_leases(lease).await?;
         }
-        lease.release().await?;
         Ok(report)
     }
 

@@ -72,27 +72,12 @@ impl Repository {
             )
             .with_hint("give an identity of the repository, or verify what is stored (needs no key)"));
         }
-        let mut seen = Seen::default();
         let lease = ctx.run(self.lease_for(ctx, header, Purpose::Verify)).await?;
-        self.verify_records(ctx, header, &mut seen).await?;
-        let pages =
-            PageReader { repository: std::sync::Arc::clone(&self.inner), target: header.target.clone() };
-        let inventory = ctx.run(pages.inventory(header)).await;
-        seen.objects += 1;
-        if let Some(inventory) = seen.take(inventory)? {
-            self.verify_objects(ctx, header, &inventory, level, &mut seen).await?;
-            if level == VerifyLevel::Full {
-                let reader = self.read_for(ctx, header, Purpose::Verify).await;
-                if let Some(reader) = seen.take(reader)? {
-                    let failures = reader.check_all(ctx).await?;
-                    failures.iter().for_each(|e| seen.wrong(e));
-                    reader.close().await?;
-                }
-            }
-        }
+        let looked = self.look_at(ctx, header, level).await;
         if let Some(lease) = lease {
-            lease.release().await?;
+            lease.let_go().await;
         }
+        let mut seen = looked?;
         let ok = seen.findings.iter().all(|f| f.level < Level::Error);
         seen.findings.truncate(KEPT_FINDINGS);
         let verification = Verification {
@@ -105,6 +90,26 @@ impl Repository {
             bytes: seen.bytes,
         };
         self.record(ctx, header, verification).await
+    }
+
+    async fn look_at(&self, ctx: &OpContext, header: &BackupHeader, level: VerifyLevel) -> Result<Seen> {
+        let mut seen = Seen::default();
+        self.verify_records(ctx, header, &mut seen).await?;
+        let pages =
+            PageReader { repository: std::sync::Arc::clone(&self.inner), target: header.target.clone() };
+        let inventory = ctx.run(pages.inventory(header)).await;
+        seen.objects += 1;
+        let Some(inventory) = seen.take(inventory)? else { return Ok(seen) };
+        self.verify_objects(ctx, header, &inventory, level, &mut seen).await?;
+        if level == VerifyLevel::Full {
+            let reader = self.read_for(ctx, header, Purpose::Verify).await;
+            if let Some(reader) = seen.take(reader)? {
+                let failures = reader.check_all(ctx).await;
+                reader.close().await?;
+                failures?.iter().for_each(|e| seen.wrong(e));
+            }
+        }
+        Ok(seen)
     }
 
     async fn record(

@@ -118,8 +118,26 @@ impl Repository {
         let lease = ctx
             .run(Lease::take(&inner.storage, inner.lifetime(), Purpose::Backup, Some(&target), Some(backup)))
             .await?;
+        match self.begin_under(ctx, &start, &lease, backup).await {
+            Ok((shared, keys)) => Ok(BackupWriter { shared, lease, start, keys }),
+            Err(error) => {
+                lease.let_go().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn begin_under(
+        &self,
+        ctx: &OpContext,
+        start: &BackupStart,
+        lease: &Lease,
+        backup: BackupId,
+    ) -> Result<(Arc<Shared>, Vec<Stored>)> {
+        let inner = &self.inner;
+        let target = start.target.clone();
         if self.single_writer() {
-            self.refuse_others(&lease).await?;
+            self.refuse_others(lease).await?;
         }
         let parent = match &start.parent {
             None => None,
@@ -163,7 +181,7 @@ impl Repository {
             members: Mutex::new(Members::default()),
             read_bytes: AtomicU64::new(0),
         });
-        Ok(BackupWriter { shared, lease, start, keys })
+        Ok((shared, keys))
     }
 
     fn check_start(&self, start: &BackupStart) -> Result<()> {

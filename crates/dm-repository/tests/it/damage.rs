@@ -66,7 +66,10 @@ async fn truncated_and_missing_objects_are_found_quickly() {
     let keys = Keys::new();
     let store = furnished(Some(&keys)).await;
     let objects = store.dump().await;
-    for (key, bytes) in objects.iter().filter(|(k, _)| !k.as_ref().starts_with("verifications") && !k.as_ref().starts_with("pins")) {
+    for (key, bytes) in objects
+        .iter()
+        .filter(|(k, _)| !k.as_ref().starts_with("verifications") && !k.as_ref().starts_with("pins"))
+    {
         store.poke(key, bytes.slice(..bytes.len() - 1)).await;
         assert!(found(&store, open_options(None), VerifyLevel::Quick, 2).await, "{key} truncated");
         store.restore(&objects).await;
@@ -83,7 +86,9 @@ async fn a_restore_of_a_damaged_pack_fails_and_names_it() {
         let objects = store.dump().await;
         let repository = reopen(&store, keys.as_ref()).await;
         let full = repository.list(&ctx(), None).await.unwrap().backups.remove(0);
-        for (key, bytes) in objects.iter().filter(|(k, _)| k.as_ref().contains(&format!("{}/packs/", full.id))) {
+        for (key, bytes) in
+            objects.iter().filter(|(k, _)| k.as_ref().contains(&format!("{}/packs/", full.id)))
+        {
             let mut flipped = bytes.to_vec();
             flipped[bytes.len() / 2] ^= 1;
             store.poke(key, flipped.into()).await;
@@ -103,19 +108,23 @@ async fn a_restore_of_a_damaged_pack_fails_and_names_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn places_that_are_no_usable_repository() {
-    let open = |store: &Arc<TestStore>| Repository::open(Arc::clone(store) as _, &ctx_static(), open_options(None));
+    let open =
+        |store: &Arc<TestStore>| Repository::open(Arc::clone(store) as _, &ctx_static(), open_options(None));
     let store = TestStore::new();
     assert_eq!(open(&store).await.unwrap_err().kind(), ErrorKind::NotFound);
     store.poke(&Path::from("holiday.jpg"), "x".into()).await;
     let error = open(&store).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
     assert!(error.to_string().contains("holiday.jpg"));
-    let error = Repository::init(Arc::clone(&store) as _, &ctx(), init_options(None), open_options(None)).await.unwrap_err();
+    let error = Repository::init(Arc::clone(&store) as _, &ctx(), init_options(None), open_options(None))
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AlreadyExists);
 
     let store = TestStore::new();
     make(&store, None).await;
-    let twice = Repository::init(Arc::clone(&store) as _, &ctx(), init_options(None), open_options(None)).await;
+    let twice =
+        Repository::init(Arc::clone(&store) as _, &ctx(), init_options(None), open_options(None)).await;
     assert_eq!(twice.unwrap_err().kind(), ErrorKind::AlreadyExists);
     store.poke(&Path::from("repository.json"), r#"{"format":"dm-repository","version":9}"#.into()).await;
     assert_eq!(open(&store).await.unwrap_err().kind(), ErrorKind::Unsupported);
@@ -142,7 +151,8 @@ async fn keys_that_do_not_fit() {
     // No key at all: full backups and verification of what is stored, nothing else.
     let blind = open(vec![], None).await.unwrap();
     assert!(!blind.can_read_index() && blind.is_encrypted());
-    let error = back_up(&blind, "shop", Some((&full, BackupKind::Incremental)), &content_before).await.unwrap_err();
+    let error =
+        back_up(&blind, "shop", Some((&full, BackupKind::Incremental)), &content_before).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(error.hint().unwrap().contains("full backup"));
     assert_eq!(blind.read(&ctx(), &full).await.unwrap_err().kind(), ErrorKind::Denied);
@@ -151,7 +161,8 @@ async fn keys_that_do_not_fit() {
     assert_holds(&repository, &second, &content_before).await;
     // The index key alone: incrementals, but no contents.
     let host = open(vec![], Some(keys.index.clone())).await.unwrap();
-    let third = back_up(&host, "shop", Some((&full, BackupKind::Incremental)), &content_before).await.unwrap();
+    let third =
+        back_up(&host, "shop", Some((&full, BackupKind::Incremental)), &content_before).await.unwrap();
     assert_holds(&repository, &third, &content_before).await;
     let reader = host.read(&ctx(), &full).await.unwrap();
     assert_eq!(content(&reader, "schema/pre", 999).await.unwrap_err().kind(), ErrorKind::Denied);
@@ -183,8 +194,14 @@ fn identity_files_plain_and_behind_a_passphrase() {
         Identity::from_file(&path, Some(&Secret::new("correct horse"))).unwrap().recipient(),
         identity.recipient()
     );
-    assert_eq!(Identity::from_file(&path, Some(&Secret::new("wrong"))).unwrap_err().kind(), ErrorKind::Denied);
+    assert_eq!(
+        Identity::from_file(&path, Some(&Secret::new("wrong"))).unwrap_err().kind(),
+        ErrorKind::Denied
+    );
     assert_eq!(Identity::from_file(&path, None).unwrap_err().kind(), ErrorKind::Invalid);
-    assert_eq!(Identity::from_file(&folder.path().join("none"), None).unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(
+        Identity::from_file(&folder.path().join("none"), None).unwrap_err().kind(),
+        ErrorKind::NotFound
+    );
     assert!("age1nonsense".parse::<Recipient>().is_err());
 }

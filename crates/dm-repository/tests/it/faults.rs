@@ -5,7 +5,12 @@ use dm_repository::*;
 
 use crate::support::*;
 
-async fn run(store: &std::sync::Arc<TestStore>, keys: Option<&Keys>, base: &BackupHeader, samples: &[Sample]) -> Result<BackupHeader> {
+async fn run(
+    store: &std::sync::Arc<TestStore>,
+    keys: Option<&Keys>,
+    base: &BackupHeader,
+    samples: &[Sample],
+) -> Result<BackupHeader> {
     let repository = Repository::open(std::sync::Arc::clone(store) as _, &ctx(), open_options(keys)).await?;
     back_up(&repository, "shop", Some((base, BackupKind::Incremental)), samples).await
 }
@@ -33,6 +38,10 @@ async fn killed_at_every_call_a_backup_is_whole_or_absent() {
             dying.fail(n, Fault::Dead);
             let result = run(&dying, keys.as_ref(), &full, &second).await;
             let died = dying.calls() > n;
+            if let Err(error) = &result {
+                // The fault is a full disk.
+                assert_eq!(error.kind(), ErrorKind::Exhausted, "call {n}: {error:?}");
+            }
 
             let repository = reopen(&store.fork(), keys.as_ref()).await;
             let listing = repository.list(&ctx(), None).await.unwrap();
@@ -82,7 +91,9 @@ async fn passing_faults_at_every_call_are_survived() {
             let disturbed = store.fork();
             let before = disturbed.calls();
             disturbed.fail(n, fault);
-            let header = run(&disturbed, None, &full, &second).await.unwrap_or_else(|e| panic!("call {n}, {fault:?}: {e:?}"));
+            let header = run(&disturbed, None, &full, &second)
+                .await
+                .unwrap_or_else(|e| panic!("call {n}, {fault:?}: {e:?}"));
             assert_holds(&repository, &header, &second).await;
             if disturbed.calls() - before <= n {
                 break;
@@ -101,11 +112,13 @@ async fn killed_at_every_call_of_deletion_nothing_kept_is_lost() {
         let repository = make(&store, None).await;
         let kept_samples = small(1);
         let kept = back_up(&repository, "shop", None, &kept_samples).await.unwrap();
-        let gone = back_up(&repository, "shop", Some((&kept, BackupKind::Incremental)), &small(2)).await.unwrap();
+        let gone =
+            back_up(&repository, "shop", Some((&kept, BackupKind::Incremental)), &small(2)).await.unwrap();
         let dying = store.fork();
         dying.fail(n, Fault::Dead);
         let deletion = async {
-            let repository = Repository::open(std::sync::Arc::clone(&dying) as _, &ctx(), open_options(None)).await?;
+            let repository =
+                Repository::open(std::sync::Arc::clone(&dying) as _, &ctx(), open_options(None)).await?;
             repository.tombstone(&ctx(), &gone, "test").await?;
             store.advance(2 * 3600);
             repository.sweep(&ctx(), SweepOptions::default()).await
@@ -124,7 +137,12 @@ async fn killed_at_every_call_of_deletion_nothing_kept_is_lost() {
             assert!(repository.verify(&ctx(), other, VerifyLevel::Full).await.unwrap().ok, "call {n}");
             assert!(listing.tombstoned.is_empty());
         } else {
-            let left = store.dump().await.into_iter().filter(|(k, _)| k.as_ref().contains(&gone.id.to_string())).count();
+            let left = store
+                .dump()
+                .await
+                .into_iter()
+                .filter(|(k, _)| k.as_ref().contains(&gone.id.to_string()))
+                .count();
             assert_eq!(left, 1, "call {n}: only the mark is left");
         }
         if !died {

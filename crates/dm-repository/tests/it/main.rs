@@ -9,6 +9,9 @@
 
 mod damage;
 mod faults;
+mod folder;
+mod model;
+mod races;
 mod round_trip;
 mod store;
 mod support;
