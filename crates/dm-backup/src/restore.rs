@@ -3,20 +3,24 @@
 //! The place stays sealed until the comparison with what the backup recorded went through. Where it did not, the place is
 //! kept sealed for a person to look at, or removed, as asked; it is never opened by itself.
 
+mod fill;
+mod proof;
+
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use dm_core::{
-    Comparison, Destination, Effect, Engine, Error, ErrorKind, Finding, Layout, Level, MemberSpec, OpContext,
-    PlanDigest, Progress, RestoreContent, RestoreManifest, RestorePreview, RestoreRequest, RestoreSession,
-    RestoreTarget, Result, TableComparison, TableFacts,
+    Comparison, Destination, Effect, Engine, Error, ErrorKind, Finding, Level, OpContext, PlanDigest,
+    Progress, RestoreManifest, RestorePreview, RestoreRequest, RestoreSession, RestoreTarget, Result,
+    TableComparison, TableFacts,
 };
 use dm_repository::{BackupHeader, BackupReader};
-use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 
+use self::fill::fill;
+use self::proof::{differences, expected_tables, is_proven};
 use crate::keep::Soundness;
 use crate::preflight::refuse;
 use crate::record::soundness;
@@ -326,111 +330,6 @@ async fn restore(
     })
 }
 
-/// The facts to compare with: of all tables, or of those that are restored.
-fn expected_tables(
-    manifest: &RestoreManifest,
-    preview: &RestorePreview,
-    request: &RestoreRequest,
-) -> Vec<TableFacts> {
-    let restored: std::collections::HashSet<&str> = preview
-        .members
-        .iter()
-        .filter_map(|i| manifest.members.get(*i))
-        .filter_map(|(spec, _)| spec.table.as_deref())
-        .collect();
-    let wanted = |facts: &&TableFacts| request.tables.is_empty() || restored.contains(facts.table.as_str());
-    manifest.tables.iter().filter(wanted).cloned().collect()
-}
-
-/// Writes the members, stage by stage, and finishes the place.
-async fn fill(
-    ctx: &OpContext,
-    reader: &BackupReader,
-    session: &Arc<Box<dyn RestoreSession>>,
-    manifest: &RestoreManifest,
-    preview: &RestorePreview,
-    jobs: usize,
-    bytes: &Arc<AtomicU64>,
-) -> Result<()> {
-    ctx.progress(Progress::Phase { name: "restoring", total_bytes: Some(preview.bytes) });
-    for stage in session.stages() {
-        let members: Vec<(MemberSpec, u64)> = stage
-            .iter()
-            .map(|i| {
-                manifest.members.get(*i).cloned().ok_or_else(|| {
-                    Error::internal(format!("the engine asks for member {i} of {}", manifest.members.len()))
-                })
-            })
-            .collect::<Result<_>>()?;
-        pool::each(ctx, jobs, members, |task, (member, size)| {
-            let content = reader.content(&task, &member.name);
-            write_member(task, Arc::clone(session), member, size, content, Arc::clone(bytes))
-        })
-        .await?;
-    }
-    ctx.progress(Progress::Phase { name: "finishing", total_bytes: None });
-    ctx.run(session.finish(ctx)).await
-}
-
-async fn write_member(
-    ctx: OpContext,
-    session: Arc<Box<dyn RestoreSession>>,
-    member: MemberSpec,
-    size: u64,
-    content: RestoreContent,
-    bytes: Arc<AtomicU64>,
-) -> Result<()> {
-    let ended = Arc::new(AtomicBool::new(false));
-    let content = watched(ctx.clone(), &member, size, content, Arc::clone(&ended), bytes);
-    session.write(&ctx, &member, content).await.map_err(|e| e.about(&member.name))?;
-    if !ended.load(Ordering::Acquire) {
-        return Err(Error::internal("the engine did not read the member to its end").about(&member.name));
-    }
-    ctx.progress(Progress::Item(member.name));
-    Ok(())
-}
-
-/// The content, counted; an end before the recorded size is an error, never a success cut short.
-fn watched(
-    ctx: OpContext,
-    member: &MemberSpec,
-    size: u64,
-    content: RestoreContent,
-    ended: Arc<AtomicBool>,
-    bytes: Arc<AtomicU64>,
-) -> RestoreContent {
-    // A member of pages may end in a hole; a stream has none.
-    let stream = member.layout == Layout::Stream;
-    let state = (content, 0u64, false);
-    futures::stream::unfold(state, move |(mut content, end, over)| {
-        let (ctx, ended, bytes) = (ctx.clone(), Arc::clone(&ended), Arc::clone(&bytes));
-        async move {
-            if over {
-                return None;
-            }
-            match content.next().await {
-                Some(Ok(block)) => {
-                    let length = block.bytes.len() as u64;
-                    bytes.fetch_add(length, Ordering::Relaxed);
-                    ctx.progress(Progress::Bytes(length));
-                    let end = block.offset + length;
-                    Some((Ok(block), (content, end, false)))
-                }
-                Some(Err(error)) => Some((Err(error), (content, end, true))),
-                None if end > size || (stream && end < size) => {
-                    let error = Error::corrupt(format!("{end} bytes came back of a member of {size}"));
-                    Some((Err(error), (content, end, true)))
-                }
-                None => {
-                    ended.store(true, Ordering::Release);
-                    None
-                }
-            }
-        }
-    })
-    .boxed()
-}
-
 async fn compare(
     ctx: &OpContext,
     session: &dyn RestoreSession,
@@ -438,35 +337,6 @@ async fn compare(
 ) -> Result<Comparison> {
     ctx.progress(Progress::Phase { name: "comparing", total_bytes: None });
     ctx.run(session.compare(ctx, expected)).await
-}
-
-/// Whether everything that was expected was compared, and agrees.
-fn is_proven(comparison: &Comparison, expected: &[TableFacts]) -> bool {
-    comparison.is_proven() && missing(comparison, expected).next().is_none()
-}
-
-/// Expected tables that the comparison says nothing of.
-fn missing<'a>(comparison: &'a Comparison, expected: &'a [TableFacts]) -> impl Iterator<Item = &'a str> {
-    let compared = |facts: &TableFacts| comparison.tables.iter().any(|t| t.expected == *facts);
-    expected.iter().filter(move |f| !compared(f)).map(|f| f.table.as_str())
-}
-
-/// What differs, the first few.
-fn differences(comparison: &Comparison, expected: &[TableFacts]) -> String {
-    let tables = comparison.tables.iter().filter(|t| !t.equal).map(|t| match &t.found {
-        None => format!("{} is missing", t.expected.table),
-        Some(found) if found.rows != t.expected.rows => {
-            format!("{} has {} rows instead of {}", t.expected.table, found.rows, t.expected.rows)
-        }
-        Some(_) => format!("{} has other contents", t.expected.table),
-    });
-    let untold = missing(comparison, expected).map(|table| format!("{table} was not compared"));
-    let checks = comparison.checks.iter().filter(|c| c.level == Level::Error).map(|c| c.message.clone());
-    let mut all: Vec<String> = tables.chain(untold).chain(checks).collect();
-    let number = all.len();
-    all.truncate(3);
-    let more = if number > 3 { format!(" and {} more", number - 3) } else { String::new() };
-    format!("the restored data is not what was backed up: {}{more}", all.join("; "))
 }
 
 /// Removes the sealed place, and gives back the error that led here, with what is left if that failed.

@@ -164,7 +164,8 @@ impl BackupService {
         parent::require_capability(options.kind, engine.kind(), engine.capabilities())?;
         parent::require_index(options.kind, self.repository.can_read_index())?;
         ctx.progress(Progress::Phase { name: "checking", total_bytes: None });
-        let (look, jobs) = steps.time(Stage::Pre, "preflight", Box::pin(self.look(ctx, engine, &options))).await?;
+        let (look, jobs) =
+            steps.time(Stage::Pre, "preflight", Box::pin(self.look(ctx, engine, &options))).await?;
         options.request.jobs = jobs;
         refuse(&look.findings, "the backup")?;
         let mut warnings: Vec<String> = look
@@ -174,10 +175,12 @@ impl BackupService {
             .map(|f| format!("{}: {}", f.check, f.message))
             .collect();
 
-        let opened =
-            steps.time(Stage::Pre, "open", Box::pin(self.open(ctx, engine, source.as_ref(), &options))).await?;
+        let opened = steps
+            .time(Stage::Pre, "open", Box::pin(self.open(ctx, engine, source.as_ref(), &options)))
+            .await?;
         ctx.progress(Progress::Phase { name: "reading", total_bytes: Some(look.estimated_bytes) });
-        let written = steps.time(Stage::During, "read", Box::pin(write(ctx, opened, options.request.jobs))).await?;
+        let written =
+            steps.time(Stage::During, "read", Box::pin(write(ctx, opened, options.request.jobs))).await?;
         warnings.extend(written.summary.warnings.iter().cloned());
 
         ctx.progress(Progress::Phase { name: "committing", total_bytes: None });

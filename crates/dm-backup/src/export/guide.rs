@@ -21,14 +21,11 @@ pub(super) fn restore_sql(plans: &[FilePlan]) -> Option<String> {
         let Some((member, _)) = plan.members.first().filter(|(m, _)| is_text_rows(m)) else { continue };
         let Some(table) = &plan.table else { continue };
         any = true;
-        if table.chars().any(char::is_control) {
-            let _ = writeln!(
-                script,
-                "-- {} holds a table whose name has control characters: load it by hand",
-                plan.path
-            );
-            continue;
-        }
+        let text = |name: &str| member.attributes.get(name).and_then(|v| v.as_str());
+        let table = match (text("schema"), text("name")) {
+            (Some(schema), Some(name)) => format!("{}.{}", quoted(schema), quoted(name)),
+            _ => table.clone(),
+        };
         let columns: Vec<String> = member
             .attributes
             .get("columns")
@@ -36,6 +33,11 @@ pub(super) fn restore_sql(plans: &[FilePlan]) -> Option<String> {
             .map(|list| list.iter().filter_map(|c| c.as_str()).map(quoted).collect())
             .unwrap_or_default();
         let columns = if columns.is_empty() { String::new() } else { format!(" ({})", columns.join(", ")) };
+        // A backslash command ends with its line, whatever is quoted in it.
+        if table.chars().chain(columns.chars()).any(char::is_control) {
+            let _ = writeln!(script, "-- {}: a name has control characters, load it by hand", plan.path);
+            continue;
+        }
         let _ = writeln!(script, "\\copy {table}{columns} FROM '{}'", plan.path);
     }
     script.push_str("RESET session_replication_role;\nANALYZE;\n");
@@ -67,11 +69,11 @@ pub(super) fn readme(backup: &BackupHeader, files: &[ExportedFile]) -> String {
              after them); a .sql file is run as it is.",
         ),
         (MemberKind::Rows, "Rows: in this folder, psql -d <database> -f restore.sql."),
+        (MemberKind::Sequences, "Sequences: their file holds the value of each; give it to setval()."),
         (
-            MemberKind::Sequences,
-            "Sequences: see the sequences file; each line is one sequence and its value.",
+            MemberKind::LargeObjects,
+            "Large objects: their file holds their contents; restore the backup itself where they matter.",
         ),
-        (MemberKind::LargeObjects, "Large objects: see their file."),
         (MemberKind::File, "Files: a database file opens as it is; copy it to where it belongs."),
     ];
     for (number, (_, step)) in steps.iter().filter(|(kind, _)| has(*kind)).enumerate() {

@@ -1,0 +1,102 @@
+//! Filling the sealed place: stages one after the other, the members of a stage at once, every byte counted.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use dm_core::{
+    Error, Layout, MemberSpec, OpContext, Progress, RestoreContent, RestoreManifest, RestorePreview,
+    RestoreSession, Result,
+};
+use dm_repository::BackupReader;
+use futures::StreamExt;
+
+use crate::pool;
+
+/// Writes the members, stage by stage, and finishes the place.
+pub(super) async fn fill(
+    ctx: &OpContext,
+    reader: &BackupReader,
+    session: &Arc<Box<dyn RestoreSession>>,
+    manifest: &RestoreManifest,
+    preview: &RestorePreview,
+    jobs: usize,
+    bytes: &Arc<AtomicU64>,
+) -> Result<()> {
+    ctx.progress(Progress::Phase { name: "restoring", total_bytes: Some(preview.bytes) });
+    for stage in session.stages() {
+        let members: Vec<(MemberSpec, u64)> = stage
+            .iter()
+            .map(|i| {
+                manifest.members.get(*i).cloned().ok_or_else(|| {
+                    Error::internal(format!("the engine asks for member {i} of {}", manifest.members.len()))
+                })
+            })
+            .collect::<Result<_>>()?;
+        pool::each(ctx, jobs, members, |task, (member, size)| {
+            let content = reader.content(&task, &member.name);
+            write_member(task, Arc::clone(session), member, size, content, Arc::clone(bytes))
+        })
+        .await?;
+    }
+    ctx.progress(Progress::Phase { name: "finishing", total_bytes: None });
+    ctx.run(session.finish(ctx)).await
+}
+
+async fn write_member(
+    ctx: OpContext,
+    session: Arc<Box<dyn RestoreSession>>,
+    member: MemberSpec,
+    size: u64,
+    content: RestoreContent,
+    bytes: Arc<AtomicU64>,
+) -> Result<()> {
+    let ended = Arc::new(AtomicBool::new(false));
+    let content = watched(ctx.clone(), &member, size, content, Arc::clone(&ended), bytes);
+    session.write(&ctx, &member, content).await.map_err(|e| e.about(&member.name))?;
+    if !ended.load(Ordering::Acquire) {
+        return Err(Error::internal("the engine did not read the member to its end").about(&member.name));
+    }
+    ctx.progress(Progress::Item(member.name));
+    Ok(())
+}
+
+/// The content, counted; an end before the recorded size is an error, never a success cut short.
+fn watched(
+    ctx: OpContext,
+    member: &MemberSpec,
+    size: u64,
+    content: RestoreContent,
+    ended: Arc<AtomicBool>,
+    bytes: Arc<AtomicU64>,
+) -> RestoreContent {
+    // A member of pages may end in a hole; a stream has none.
+    let stream = member.layout == Layout::Stream;
+    let state = (content, 0u64, false);
+    futures::stream::unfold(state, move |(mut content, end, over)| {
+        let (ctx, ended, bytes) = (ctx.clone(), Arc::clone(&ended), Arc::clone(&bytes));
+        async move {
+            if over {
+                return None;
+            }
+            match content.next().await {
+                Some(Ok(block)) => {
+                    let length = block.bytes.len() as u64;
+                    bytes.fetch_add(length, Ordering::Relaxed);
+                    ctx.progress(Progress::Bytes(length));
+                    let end = block.offset + length;
+                    Some((Ok(block), (content, end, false)))
+                }
+                Some(Err(error)) => Some((Err(error), (content, end, true))),
+                None if end > size || (stream && end < size) => {
+                    let error = Error::corrupt(format!("{end} bytes came back of a member of {size}"));
+                    Some((Err(error), (content, end, true)))
+                }
+                None => {
+                    ended.store(true, Ordering::Release);
+                    None
+                }
+            }
+        }
+    })
+    .boxed()
+}
