@@ -59,7 +59,7 @@ async fn a_denied_actor_changes_nothing_and_is_recorded() {
     assert!(!folder.path().join("backups").exists());
 
     let admin = place.manager(&engine, folder.path());
-    let log = admin.audit().log(&admin.context(), &Default::default()).await.unwrap();
+    let log = admin.audit().log(&admin.context(), &Default::default(), &Default::default()).await.unwrap();
     let text = serde_json::to_string(&log).unwrap();
     assert!(text.contains("\"denied\"") && text.contains("user:eve"), "{text}");
 }

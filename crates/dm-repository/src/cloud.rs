@@ -32,7 +32,7 @@ fn missing(feature: &str) -> Error {
 
 #[cfg(feature = "s3")]
 fn s3(bucket: &str, options: &StoreOptions) -> Result<Arc<dyn ObjectStore>> {
-    use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut, S3EncryptionConfigKey};
+    use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
     let mut builder = AmazonS3Builder::new()
         .with_bucket_name(bucket)
         .with_region(options.region.as_deref().unwrap_or("us-east-1"))
@@ -53,10 +53,11 @@ fn s3(bucket: &str, options: &StoreOptions) -> Result<Arc<dyn ObjectStore>> {
     if let Some(sse) = &options.sse {
         builder = match sse.strip_prefix("aws:kms:") {
             Some(key) => builder.with_sse_kms_encryption(key),
-            None => builder.with_config(
-                AmazonS3ConfigKey::Encryption(S3EncryptionConfigKey::ServerSideEncryption),
-                sse.as_str(),
-            ),
+            // The key's own type is not exported; its name is the documented way to it.
+            None => {
+                let key: AmazonS3ConfigKey = "aws_server_side_encryption".parse().map_err(refused)?;
+                builder.with_config(key, sse.as_str())
+            }
         };
     }
     Ok(Arc::new(builder.build().map_err(refused)?))

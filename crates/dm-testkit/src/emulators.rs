@@ -1,7 +1,7 @@
 //! Throwaway object stores that speak S3, Azure Blob Storage and Google Cloud Storage on a free loopback port.
 //!
 //! Each value is a server of its own, which ends when the value is dropped or the process dies. The Azure and Google
-//! emulators check no signature of ours and serve one writer; the S3 server refuses wrong signatures and answers
+//! servers check no signature of ours and serve one writer; the S3 server refuses wrong signatures and answers
 //! `If-None-Match` (it looks and then writes, so it proves nothing about two writers at the same instant).
 
 use std::fs;
@@ -191,7 +191,10 @@ impl Azurite {
     }
 }
 
-/// A Google Cloud Storage emulator (gcp-storage-emulator).
+/// A server for the XML interface of Google Cloud Storage, the one that `object_store` speaks.
+///
+/// It is the S3 server without signatures: for the requests that matter here the two protocols are the same. It knows no
+/// `x-goog-if-generation-match`, so create-only writes are not honoured, and a repository must notice that.
 #[derive(Debug)]
 pub struct Gcs {
     process: Process,
@@ -202,30 +205,20 @@ impl Gcs {
     /// The bucket that is there from the start.
     pub const BUCKET: &str = "backups";
 
-    /// Starts an emulator with one empty bucket.
+    /// Starts a server with one empty bucket.
     ///
     /// # Errors
     /// [`Unavailable`]: missing or broken.
     pub fn start() -> Result<Self, Unavailable> {
-        let program = find_program("DM_TEST_GCS", "gcs/bin/gcp-storage-emulator", "gcp-storage-emulator")?;
+        let program = find_program("DM_TEST_S3S_FS", "bin/s3s-fs", "s3s-fs")?;
         let process = Process::start(
             "gcs",
             &program,
-            |data| fs::create_dir_all(data),
+            |data| fs::create_dir_all(data.join(Self::BUCKET)),
             |data, port| {
-                [
-                    "--data-dir",
-                    &data.display().to_string(),
-                    "start",
-                    "--host",
-                    "127.0.0.1",
-                    "--port",
-                    &port.to_string(),
-                    "--default-bucket",
-                    Self::BUCKET,
-                ]
-                .map(str::to_owned)
-                .to_vec()
+                ["--host", "127.0.0.1", "--port", &port.to_string(), &data.display().to_string()]
+                    .map(str::to_owned)
+                    .to_vec()
             },
         )?;
         let credentials = process.folder.path().join("credentials.json");
@@ -247,7 +240,7 @@ impl Gcs {
         self.process.endpoint()
     }
 
-    /// A service account file that points a client to the emulator and needs no token.
+    /// A service account file that points a client to the server and needs no token.
     #[must_use]
     pub fn credentials_file(&self) -> &Path {
         &self.credentials
