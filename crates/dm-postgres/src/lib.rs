@@ -1,1 +1,28 @@
-//! The PostgreSQL adapter.
+//! The PostgreSQL adapter: statements, health, and logical backup and restore.
+//!
+//! Everything that knows SQL of PostgreSQL, its catalogs, its client tools or its error codes is in this crate.
+//!
+//! - A backup is one exported snapshot: the definitions come from `pg_dump` under that snapshot, the rows from parallel
+//!   `COPY` under the same one; large tables are split by ranges of heap blocks.
+//! - A restore goes into a sealed database of a temporary name, is compared with the digests that the backup took,
+//!   and gets its final name last.
+//! - Two places may put text into a statement: [`sql`] quotes identifiers and literals, everything else is bound.
+
+mod backup;
+mod catalog;
+mod client;
+mod diagnose;
+mod engine;
+mod error;
+mod options;
+mod placeholders;
+mod query;
+mod restore;
+mod selection;
+mod session;
+mod sql;
+mod tools;
+mod value;
+
+pub use engine::PostgresEngine;
+pub use options::PostgresOptions;

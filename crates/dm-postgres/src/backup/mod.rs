@@ -1,0 +1,58 @@
+//! Logical backup: definitions by `pg_dump`, rows by `COPY`, all under one exported snapshot.
+
+mod large_objects;
+mod members;
+mod open;
+mod preflight;
+mod rows;
+mod scope;
+mod session;
+mod snapshot;
+pub(crate) mod toc;
+
+use async_trait::async_trait;
+use dm_core::{BackupMode, BackupRequest, BackupSession, BackupSource, Error, OpContext, Preflight, Result};
+
+pub(crate) use preflight::{client_tools, connections};
+pub(crate) use large_objects::{
+    FACTS_MEMBER as LARGE_OBJECT_LIST, FRAME_BYTES, FRAME_HEAD, LargeObjectFacts, MEMBER as LARGE_OBJECTS,
+    digest_all as digest_large_objects,
+};
+pub(crate) use open::scratch_failed;
+pub(crate) use members::{SEQUENCES, SequenceValue, TableCopy};
+
+use crate::client::Client;
+
+/// The member with the archive of definitions.
+pub(crate) const SCHEMA: &str = "schema/schema.dump";
+/// The member with the roles of the server.
+pub(crate) const GLOBALS: &str = "globals.sql";
+/// The name under which large objects stand among the tables' facts.
+pub(crate) const LARGE_OBJECT_FACTS: &str = "pg_catalog.pg_largeobject";
+
+/// A database as a source of backups.
+#[derive(Clone, Debug)]
+pub(crate) struct PostgresBackup {
+    pub(crate) client: Client,
+}
+
+#[async_trait]
+impl BackupSource for PostgresBackup {
+    async fn preflight(&self, ctx: &OpContext, request: &BackupRequest) -> Result<Preflight> {
+        check_mode(request)?;
+        preflight::look(ctx, &self.client, request).await
+    }
+
+    async fn open(&self, ctx: &OpContext, request: &BackupRequest) -> Result<Box<dyn BackupSession>> {
+        check_mode(request)?;
+        Ok(Box::new(open::open(ctx, &self.client, request).await?))
+    }
+}
+
+fn check_mode(request: &BackupRequest) -> Result<()> {
+    match request.mode {
+        None | Some(BackupMode::Logical) => Ok(()),
+        Some(BackupMode::Physical) => Err(Error::unsupported("a physical backup of postgres is not there yet")
+            .with_hint("take a logical backup")),
+    }
+}

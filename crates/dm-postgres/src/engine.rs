@@ -1,0 +1,178 @@
+//! The engine itself.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use async_trait::async_trait;
+use dm_core::{
+    BackupSource, Capabilities, Engine, EngineId, EngineKind, Finding, Health, OpContext, QueryPort,
+    RestoreTarget, Result, Secret, ServerVersion,
+};
+use sqlx::Executor;
+use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::ConnectOptions;
+
+use crate::PostgresOptions;
+use crate::backup::PostgresBackup;
+use crate::catalog;
+use crate::client::Client;
+use crate::diagnose;
+use crate::error::reading;
+use crate::query::PostgresQuery;
+use crate::restore::PostgresRestore;
+use crate::session::{close, open};
+use crate::sql::{dynamic, quote_ident, quote_literal};
+
+/// A PostgreSQL database.
+#[derive(Clone)]
+pub struct PostgresEngine {
+    id: EngineId,
+    client: Client,
+    pool: PgPool,
+}
+
+impl PostgresEngine {
+    /// An engine for the database of a URL: `postgres://user:password@host:5432/database?sslmode=require`.
+    ///
+    /// Nothing is connected to until something is asked. Parameters that object mappers put into URLs (`schema`,
+    /// `connection_limit`, `pool_timeout`, `connect_timeout`, `socket_timeout`, `pgbouncer`) are honoured; others that
+    /// PostgreSQL does not know are left out.
+    ///
+    /// # Errors
+    /// `Invalid` when the URL cannot be used.
+    pub fn connect(id: EngineId, url: &Secret, options: PostgresOptions) -> Result<Self> {
+        let client = Client::parse(url, options)?;
+        let pool = pool(&client);
+        Ok(Self { id, client, pool })
+    }
+
+    async fn health(&self, ctx: &OpContext) -> Result<Health> {
+        let mut connection = open(ctx, &self.client).await?;
+        let result = ctx
+            .run(async {
+                let begun = Instant::now();
+                connection.execute("SELECT 1").await.map_err(reading)?;
+                let latency = begun.elapsed();
+                // Each for itself: a role may be kept from one without the database being ill.
+                let size = sqlx::query_scalar::<_, i64>(
+                    "SELECT pg_catalog.pg_database_size(pg_catalog.current_database())",
+                )
+                .fetch_one(&mut connection)
+                .await
+                .ok();
+                let connections = sqlx::query_as::<_, (i64, i64)>(
+                    "SELECT pg_catalog.sum(numbackends)::int8, pg_catalog.current_setting('max_connections')::int8
+                       FROM pg_catalog.pg_stat_database",
+                )
+                .fetch_one(&mut connection)
+                .await
+                .ok();
+                Ok(Health {
+                    reachable: true,
+                    latency,
+                    size_bytes: size.and_then(|s| u64::try_from(s).ok()),
+                    connections: connections
+                        .and_then(|(used, most)| Some((u32::try_from(used).ok()?, u32::try_from(most).ok()?))),
+                })
+            })
+            .await;
+        close(connection).await;
+        result
+    }
+}
+
+/// The pool of statements: lazy, and with the session settings that values are decoded under.
+fn pool(client: &Client) -> PgPool {
+    let options = &client.options;
+    let mut settings = String::from(
+        "SET datestyle = 'ISO, MDY'; SET intervalstyle = 'postgres'; SET bytea_output = 'hex'; \
+         SET extra_float_digits = 1; SET standard_conforming_strings = on;",
+    );
+    if let Some(limit) = options.query_timeout {
+        settings.push_str(&format!(" SET statement_timeout = {};", limit.as_millis().max(1)));
+    }
+    if let Some(schema) = &client.schema {
+        settings.push_str(&format!(" SET search_path = {};", quote_ident(schema)));
+    }
+    // A statement whose caller is gone shall end, not run on; servers before 14 cannot notice.
+    settings.push_str(&format!(
+        " SELECT pg_catalog.set_config(name, {}, false) FROM pg_catalog.pg_settings \
+         WHERE name = 'client_connection_check_interval' AND setting = '0'",
+        quote_literal("1000")
+    ));
+    let settings: Arc<str> = settings.into();
+    PgPoolOptions::new()
+        .max_connections(options.pool_max.max(1))
+        .min_connections(0)
+        .acquire_timeout(options.acquire_timeout)
+        .idle_timeout(options.idle_timeout)
+        .after_connect(move |connection, _| {
+            let settings = Arc::clone(&settings);
+            Box::pin(async move {
+                connection.execute(sqlx::raw_sql(dynamic(settings.as_ref()))).await.map(drop)
+            })
+        })
+        .connect_lazy_with(client.connect_options().disable_statement_logging())
+}
+
+impl fmt::Debug for PostgresEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresEngine").field("id", &self.id).field("location", &self.client.location()).finish()
+    }
+}
+
+#[async_trait]
+impl Engine for PostgresEngine {
+    fn id(&self) -> &EngineId {
+        &self.id
+    }
+
+    fn kind(&self) -> EngineKind {
+        EngineKind::Postgres
+    }
+
+    fn location(&self) -> String {
+        self.client.location()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let mut capabilities = Capabilities::default();
+        capabilities.online_backup = true;
+        capabilities.transactional_ddl = true;
+        capabilities.incrementals = true;
+        capabilities.two_phase_commit = true;
+        capabilities
+    }
+
+    async fn version(&self, ctx: &OpContext) -> Result<ServerVersion> {
+        let mut connection = open(ctx, &self.client).await?;
+        let version = ctx.run(catalog::version(&mut connection)).await;
+        close(connection).await;
+        version
+    }
+
+    async fn ping(&self, ctx: &OpContext) -> Result<Health> {
+        self.health(ctx).await
+    }
+
+    async fn diagnose(&self, ctx: &OpContext) -> Vec<Finding> {
+        diagnose::diagnose(ctx, &self.client).await
+    }
+
+    fn query(&self) -> Option<Arc<dyn QueryPort>> {
+        Some(Arc::new(PostgresQuery::new(self.client.clone(), self.pool.clone())))
+    }
+
+    fn backup(&self) -> Option<Arc<dyn BackupSource>> {
+        Some(Arc::new(PostgresBackup { client: self.client.clone() }))
+    }
+
+    fn restore(&self) -> Option<Arc<dyn RestoreTarget>> {
+        Some(Arc::new(PostgresRestore { client: self.client.clone(), pool: self.pool.clone() }))
+    }
+
+    async fn close(&self) {
+        self.pool.close().await;
+    }
+}

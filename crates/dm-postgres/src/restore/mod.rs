@@ -1,0 +1,47 @@
+//! Restore: definitions without indexes, rows in parallel, indexes and constraints, proof, and only then the name.
+
+mod compare;
+mod definitions;
+mod place;
+mod plan;
+mod preview;
+mod rows;
+mod session;
+
+use async_trait::async_trait;
+use dm_core::{
+    OpContext, RestoreManifest, RestorePreview, RestoreRequest, RestoreSession, RestoreTarget, Result,
+};
+use sqlx::postgres::PgPool;
+
+use crate::client::Client;
+
+/// A server as a target of restores.
+#[derive(Clone, Debug)]
+pub(crate) struct PostgresRestore {
+    pub(crate) client: Client,
+    /// The engine's own idle connections: they must go before its database can be renamed.
+    pub(crate) pool: PgPool,
+}
+
+#[async_trait]
+impl RestoreTarget for PostgresRestore {
+    async fn preview(
+        &self,
+        ctx: &OpContext,
+        request: &RestoreRequest,
+        manifest: &RestoreManifest,
+    ) -> Result<RestorePreview> {
+        preview::preview(ctx, &self.client, request, manifest).await
+    }
+
+    async fn open(
+        &self,
+        ctx: &OpContext,
+        request: &RestoreRequest,
+        manifest: &RestoreManifest,
+        preview: &RestorePreview,
+    ) -> Result<Box<dyn RestoreSession>> {
+        Ok(Box::new(session::open(ctx, self, request, manifest, preview).await?))
+    }
+}

@@ -1,0 +1,8 @@
+//! The PostgreSQL adapter against real servers. One program, so that the servers are started once.
+
+mod conformance;
+mod query;
+mod round_trip;
+mod support;
+mod tables;
+mod trouble;
