@@ -27,7 +27,7 @@ impl Questions {
         if !self.is_terminal {
             return Err(Error::new(
                 ErrorKind::ConfirmationNeeded,
-                format!("{question} there is no terminal to ask on"),
+                format!("\"{question}\" needs an answer, and there is no terminal to ask on"),
             )
             .with_hint("read the plan, then add --yes; --dry-run prints only the plan"));
         }

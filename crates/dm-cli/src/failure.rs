@@ -43,6 +43,13 @@ pub(crate) fn lines(error: &Error) -> Vec<String> {
     lines
 }
 
+/// The error and its first cause in one line, for lists of findings.
+pub(crate) fn line(error: &Error) -> String {
+    let mut parts = vec![message(error)];
+    parts.extend(causes(error).into_iter().take(1));
+    parts.join(": ")
+}
+
 fn message(error: &Error) -> String {
     match error.engine() {
         Some(engine) if !error.to_string().to_lowercase().contains(&engine.to_string()) => {

@@ -7,12 +7,14 @@ use tracing_subscriber::fmt::time::SystemTime;
 use crate::args::{GlobalArgs, LogFormat};
 use crate::console::Console;
 
-/// What is logged when nothing else is said, by the number of `-v`.
+/// What is logged, by the number of `-v`. A person who asks for nothing gets no log line about an operation that failed:
+/// the error itself is printed. A collector gets every operation.
 fn directives(global: &GlobalArgs) -> &'static str {
+    let collected = global.log_format == LogFormat::Json;
     match (global.quiet, global.verbose) {
         (true, _) => "error",
-        (false, 0) => "warn",
-        (false, 1) => "warn,dm_=info,data_manager=info",
+        (false, 0) if !collected => "warn,data_manager::pipeline=off",
+        (false, 0 | 1) => "warn,dm_=info,data_manager=info",
         (false, 2) => "info,dm_=debug,data_manager=debug",
         (false, _) => "debug,dm_=trace,data_manager=trace",
     }

@@ -7,6 +7,7 @@ use std::path::Path;
 use data_manager::{DataManager, OpContext, Result, Statement};
 
 use crate::commands::files;
+use crate::failure;
 
 /// Where the damage begins, and how much of the file it hits: beyond the first page, so that the file still looks
 /// like a database from outside, as files from failing disks do.
@@ -41,7 +42,7 @@ pub(super) async fn look(dm: &DataManager, ctx: &OpContext) -> Vec<String> {
         let statement =
             Statement::new(format!("SELECT count(*), max(id), sum(length(hex(id))) FROM {table}"));
         if let Err(error) = dm.query(ctx, statement).await {
-            found.push(format!("{table}: {error}"));
+            found.push(format!("{table}: {}", failure::line(&error)));
         }
     }
     found

@@ -47,16 +47,19 @@ row (n, r) AS (
     UNION ALL
     SELECT n + 1, ((n + 1) * 2654435761 % 4294967296) / 4096 FROM row WHERE n < 20000)
 INSERT INTO users (id, name, email, city, joined_at)
-SELECT row.n,
-       first.word || ' ' || last.word,
-       lower(first.word) || '.' || lower(last.word) || row.n || '@example.com',
-       city.word,
-       datetime(1672531200 + row.n * 3100 + row.r % 3000, 'unixepoch')
-FROM row
-JOIN first ON first.n = row.r % 16
-JOIN last ON last.n = row.r / 16 % 20
-JOIN city ON city.n = row.r / 320 % 12
-ORDER BY row.n
+SELECT n,
+       first || ' ' || last,
+       lower(first) || '.' || lower(last) || n || '@example.com',
+       city,
+       datetime(1672531200 + n * 3100 + r % 3000, 'unixepoch')
+FROM (
+    SELECT row.n,
+           row.r,
+           (SELECT word FROM first WHERE first.n = row.r % 16) AS first,
+           (SELECT word FROM last WHERE last.n = row.r / 16 % 20) AS last,
+           (SELECT word FROM city WHERE city.n = row.r / 320 % 12) AS city
+    FROM row)
+ORDER BY n
 
 WITH RECURSIVE
 item (n, word, cents) AS (VALUES
