@@ -40,7 +40,11 @@ async fn a_restore_from_no_repository() {
 
 #[test]
 fn an_engine_nobody_speaks() {
-    let error = DataManager::builder().engine("main", "oracle://h/d").and_then(|b| b.build()).map(|_| ()).unwrap_err();
+    let error = DataManager::builder()
+        .engine("main", "oracle://h/d")
+        .and_then(data_manager::DataManagerBuilder::build)
+        .map(|_| ())
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{error:?}");
 }
 

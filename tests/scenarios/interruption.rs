@@ -24,7 +24,8 @@ fn cancelling(ctx: &OpContext) -> OpContext {
 async fn a_cancelled_backup_and_a_cancelled_restore() {
     let folder = tempfile::tempdir().unwrap();
     let place = Place::folder(&folder.path().join("backups"));
-    let dm = place.manager(&format!("sqlite://{}?mode=rwc", folder.path().join("a.db").display()), folder.path());
+    let dm =
+        place.manager(&format!("sqlite://{}?mode=rwc", folder.path().join("a.db").display()), folder.path());
     execute(&dm, "CREATE TABLE t (x BLOB)").await;
     execute(&dm, "INSERT INTO t WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 4000) SELECT randomblob(4000) FROM n").await;
 

@@ -2,6 +2,8 @@
 //!
 //! One binary, so that the servers are shared and the link is paid once.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
 mod bad_input;
 mod interruption;
 mod object_stores;

@@ -21,11 +21,18 @@ async fn google_cloud_storage() {
     let options = StoreOptions {
         endpoint: Some(server.endpoint()),
         allow_http: true,
-        credentials_file: Some(server.credentials_file().to_owned()),
         ..StoreOptions::default()
     };
     let place = Place { url: format!("gs://{}/dm", Gcs::BUCKET), options, keys: None };
     story(&place, folder.path()).await;
+
+    // The server does not know `x-goog-if-generation-match`: the repository has to find out, and say so.
+    let database = folder.path().join("restored.db");
+    let dm = place.manager(&format!("sqlite://{}", database.display()), folder.path());
+    let report = dm.doctor(&dm.context()).await.expect("a report");
+    let found: Vec<_> = report.sections.iter().flat_map(|s| &s.findings).collect();
+    assert!(found.iter().any(|f| f.check == "create_only"), "{found:?}");
+    dm.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -33,7 +33,12 @@ async fn story(place: &Place, database: &TestDatabase, folder: &Path) {
     assert!(incremental.backup.sizes.stored < full.backup.sizes.stored, "{:?}", incremental.backup.sizes);
     let truth = number(&dm, "SELECT sum(aid::bigint * (abalance + 1))::bigint FROM pgbench_accounts").await;
 
-    dm.backup().verify(&dm.context(), None, None, VerifyLevel::Full).await.expect("a verification").check().expect("a sound repository");
+    dm.backup()
+        .verify(&dm.context(), None, None, VerifyLevel::Full)
+        .await
+        .expect("a verification")
+        .check()
+        .expect("a sound repository");
     execute(&dm, "TRUNCATE pgbench_accounts").await;
 
     let name = format!("{}_back", database.name());
@@ -46,7 +51,10 @@ async fn story(place: &Place, database: &TestDatabase, folder: &Path) {
     let found = number(&copy, "SELECT sum(aid::bigint * (abalance + 1))::bigint FROM pgbench_accounts").await;
     assert_eq!(found, truth);
     let awkward = database
-        .psql_in(&name, r#"SELECT count(*) FROM "we""ird; DROP TABLE x"."Table; --" WHERE f = 'infinity' AND e = 'NaN'"#)
+        .psql_in(
+            &name,
+            r#"SELECT count(*) FROM "we""ird; DROP TABLE x"."Table; --" WHERE f = 'infinity' AND e = 'NaN'"#,
+        )
         .await
         .expect("the awkward table is there");
     assert_eq!(awkward.trim(), "1");

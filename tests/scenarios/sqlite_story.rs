@@ -12,7 +12,8 @@ const FILL: &str = "INSERT INTO orders (customer, total, note) \
 pub(crate) async fn story(place: &Place, folder: &std::path::Path) {
     let database = folder.join("shop.db");
     let dm = place.manager(&format!("sqlite://{}?mode=rwc", database.display()), folder);
-    execute(&dm, "CREATE TABLE orders (id INTEGER PRIMARY KEY, customer INTEGER, total INTEGER, note TEXT)").await;
+    execute(&dm, "CREATE TABLE orders (id INTEGER PRIMARY KEY, customer INTEGER, total INTEGER, note TEXT)")
+        .await;
     execute(&dm, "CREATE INDEX orders_by_customer ON orders (customer)").await;
     execute(&dm, FILL).await;
 
@@ -31,7 +32,12 @@ pub(crate) async fn story(place: &Place, folder: &std::path::Path) {
     );
     let truth = number(&dm, "SELECT sum(total * id) FROM orders").await;
 
-    dm.backup().verify(&dm.context(), None, None, VerifyLevel::Full).await.expect("a verification").check().expect("a sound repository");
+    dm.backup()
+        .verify(&dm.context(), None, None, VerifyLevel::Full)
+        .await
+        .expect("a verification")
+        .check()
+        .expect("a sound repository");
     execute(&dm, "DROP TABLE orders").await;
 
     let to = folder.join("restored.db");
@@ -75,9 +81,15 @@ async fn a_host_without_the_private_key_backs_up_but_cannot_restore() {
     let host = place.builder(&database, folder.path()).build().unwrap();
     execute(&host, "CREATE TABLE t (x INTEGER)").await;
     execute(&host, "INSERT INTO t VALUES (1), (2)").await;
-    host.backup().run(&host.context(), &BackupOptions::default()).await.expect("a full backup needs no private key");
+    host.backup()
+        .run(&host.context(), &BackupOptions::default())
+        .await
+        .expect("a full backup needs no private key");
     let options = BackupOptions { kind: Some(BackupKind::Incremental), ..BackupOptions::default() };
-    host.backup().run(&host.context(), &options).await.expect("with the index key an incremental needs none either");
+    host.backup()
+        .run(&host.context(), &options)
+        .await
+        .expect("with the index key an incremental needs none either");
 
     let to = folder.path().join("b.db").display().to_string();
     let options = RestoreOptions { to: Some(to), ..RestoreOptions::default() };

@@ -21,7 +21,12 @@ impl Audits<'_> {
     ///
     /// # Errors
     /// `Unreachable`; `Corrupt` for a row that no append writes.
-    pub async fn log(&self, ctx: &OpContext, filter: &LogFilter, page: &Page<i64>) -> Result<Vec<SealedEvent>> {
+    pub async fn log(
+        &self,
+        ctx: &OpContext,
+        filter: &LogFilter,
+        page: &Page<i64>,
+    ) -> Result<Vec<SealedEvent>> {
         let work = async { self.dm.audit_log(ctx).await?.log(filter, page).await };
         self.dm.operate(ctx, Operation::new(LOG, "*"), work).await
     }

@@ -9,7 +9,8 @@ use dm_backup::{
     RunReport, SizeReport, VerifyReport, VerifyScope,
 };
 use dm_core::{
-    Action, BackupKind, BackupRequest, EngineId, Error, ErrorKind, OpContext, Preflight, Result, Secret, TargetName,
+    Action, BackupKind, BackupRequest, EngineId, Error, ErrorKind, OpContext, Preflight, Result, Secret,
+    TargetName,
 };
 use dm_repository::{BackupHeader, Identity, Recipient, VerifyLevel};
 use serde::Serialize;
@@ -126,7 +127,12 @@ impl Backups<'_> {
     ///
     /// # Errors
     /// `NotFound`, `Invalid`.
-    pub async fn show(&self, ctx: &OpContext, target: Option<&TargetName>, which: &str) -> Result<BackupDetails> {
+    pub async fn show(
+        &self,
+        ctx: &OpContext,
+        target: Option<&TargetName>,
+        which: &str,
+    ) -> Result<BackupDetails> {
         let of = self.dm.target(target, None)?;
         let work = async { self.dm.backups(ctx).await?.show(ctx, &selector(&of, which, false)?).await };
         self.dm.operate(ctx, Operation::new(SHOW, of.as_str()), work).await
@@ -144,7 +150,8 @@ impl Backups<'_> {
         which: Option<&str>,
         level: VerifyLevel,
     ) -> Result<VerifyReport> {
-        let operation = Operation::new(VERIFY, name(target)).with_details(serde_json::json!({ "level": level }));
+        let operation =
+            Operation::new(VERIFY, name(target)).with_details(serde_json::json!({ "level": level }));
         let work = async {
             let scope = match which {
                 Some(which) => VerifyScope::One(selector(&self.dm.target(target, None)?, which, false)?),
@@ -183,7 +190,8 @@ impl Backups<'_> {
     /// `Conflict` when the plan went stale.
     pub async fn apply_expire(&self, ctx: &OpContext, plan: &ExpirePlan, wait: bool) -> Result<ExpireReport> {
         let going: Vec<String> = plan.deletions().map(|id| id.to_string()).collect();
-        let operation = Operation::new(EXPIRE, plan.target.as_str()).with_details(serde_json::json!({ "backups": going }));
+        let operation = Operation::new(EXPIRE, plan.target.as_str())
+            .with_details(serde_json::json!({ "backups": going }));
         let work = async { self.dm.backups(ctx).await?.apply_expire(ctx, plan, wait).await };
         self.dm.operate(ctx, operation, work).await
     }
@@ -224,7 +232,13 @@ impl Backups<'_> {
     ///
     /// # Errors
     /// `NotFound`, `Invalid`.
-    pub async fn pin(&self, ctx: &OpContext, target: Option<&TargetName>, which: &str, reason: &str) -> Result<BackupHeader> {
+    pub async fn pin(
+        &self,
+        ctx: &OpContext,
+        target: Option<&TargetName>,
+        which: &str,
+        reason: &str,
+    ) -> Result<BackupHeader> {
         self.set_pin(ctx, target, which, reason, true).await
     }
 
@@ -232,7 +246,13 @@ impl Backups<'_> {
     ///
     /// # Errors
     /// `NotFound`, `Invalid`.
-    pub async fn unpin(&self, ctx: &OpContext, target: Option<&TargetName>, which: &str, reason: &str) -> Result<BackupHeader> {
+    pub async fn unpin(
+        &self,
+        ctx: &OpContext,
+        target: Option<&TargetName>,
+        which: &str,
+        reason: &str,
+    ) -> Result<BackupHeader> {
         self.set_pin(ctx, target, which, reason, false).await
     }
 
@@ -251,7 +271,11 @@ impl Backups<'_> {
         let work = async {
             let service = self.dm.backups(ctx).await?;
             let selector = selector(&of, which, false)?;
-            if pinned { service.pin(ctx, &selector, reason).await } else { service.unpin(ctx, &selector, reason).await }
+            if pinned {
+                service.pin(ctx, &selector, reason).await
+            } else {
+                service.unpin(ctx, &selector, reason).await
+            }
         };
         self.dm.operate(ctx, operation, work).await
     }
@@ -268,8 +292,15 @@ impl Backups<'_> {
         folder: &Path,
     ) -> Result<ExportReport> {
         let of = self.dm.target(target, None)?;
-        let operation = Operation::new(EXPORT, of.as_str()).with_details(serde_json::json!({ "backup": which }));
-        let work = async { self.dm.backups(ctx).await?.export(ctx, &selector(&of, which, false)?, folder, self.dm.jobs()).await };
+        let operation =
+            Operation::new(EXPORT, of.as_str()).with_details(serde_json::json!({ "backup": which }));
+        let work = async {
+            self.dm
+                .backups(ctx)
+                .await?
+                .export(ctx, &selector(&of, which, false)?, folder, self.dm.jobs())
+                .await
+        };
         self.dm.operate(ctx, operation, work).await
     }
 
@@ -299,7 +330,10 @@ impl Backups<'_> {
                 None => format!("{}\n", owner.to_secret_text().expose()).into_bytes(),
             };
             create_private(out, &private)?;
-            create_private(&index_path, format!("{}\n", Identity::generate().to_secret_text().expose()).as_bytes())?;
+            create_private(
+                &index_path,
+                format!("{}\n", Identity::generate().to_secret_text().expose()).as_bytes(),
+            )?;
             Ok(NewKey {
                 recipient: owner.recipient(),
                 path: out.to_owned(),
@@ -365,7 +399,8 @@ impl DataManager {
 
 /// Free bytes for this user on the file system that holds a path, or will hold it.
 pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
-    path.ancestors().find_map(|p| rustix::fs::statvfs(if p.as_os_str().is_empty() { Path::new(".") } else { p }).ok())
+    path.ancestors()
+        .find_map(|p| rustix::fs::statvfs(if p.as_os_str().is_empty() { Path::new(".") } else { p }).ok())
         .map(|s| s.f_bavail * s.f_frsize)
 }
 
@@ -383,7 +418,8 @@ fn create_private(path: &Path, bytes: &[u8]) -> Result<()> {
             .with_hint("give --out a new file name in an existing folder; keys are never overwritten")
             .with_source(e)
     };
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)
 }
 

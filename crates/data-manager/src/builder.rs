@@ -1,7 +1,7 @@
 //! Putting a manager together in code, or from a configuration.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use dm_core::{Actor, Clock, Engine, EngineId, Error, Permissions, Result, Secret, SystemClock};
@@ -81,7 +81,11 @@ impl DataManagerBuilder {
 
     /// A new repository is encrypted to these recipients; the index key lets this host make incremental backups.
     #[must_use]
-    pub fn encrypt_to(mut self, recipients: impl IntoIterator<Item = Recipient>, index_key: Identity) -> Self {
+    pub fn encrypt_to(
+        mut self,
+        recipients: impl IntoIterator<Item = Recipient>,
+        index_key: Identity,
+    ) -> Self {
         self.recipients.extend(recipients);
         self.index_identity = Some(index_key);
         self
@@ -177,7 +181,6 @@ fn store_options(place: &PlaceConfig) -> StoreOptions {
         allow_http: place.allow_http,
         sse: place.sse.clone(),
         storage_class: place.storage_class.clone(),
-        credentials_file: place.credentials_file.clone() as Option<PathBuf>,
-        ..StoreOptions::default()
+        credentials_file: place.credentials_file.clone(),
     }
 }

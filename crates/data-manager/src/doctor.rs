@@ -63,7 +63,10 @@ impl DataManager {
                 let name = format!("engine {} ({})", engine.id(), engine.location());
                 sections.push(DoctorSection { name, findings: engine.diagnose(ctx).await });
             }
-            sections.push(DoctorSection { name: format!("repository {}", self.repository.location), findings: self.check_repository(ctx).await });
+            sections.push(DoctorSection {
+                name: format!("repository {}", self.repository.location),
+                findings: self.check_repository(ctx).await,
+            });
             sections.push(DoctorSection { name: "state".to_owned(), findings: self.check_state(ctx).await });
             sections.push(DoctorSection { name: "clock".to_owned(), findings: vec![check_clock(ctx)] });
             Ok(DoctorReport { sections, settings: self.config.settings() })
@@ -88,8 +91,12 @@ impl DataManager {
                 findings.push(Finding::new(Level::Ok, "repository", format!("opens; {kind}")));
                 if repository.is_encrypted() && !repository.can_read_index() {
                     findings.push(
-                        Finding::new(Level::Warning, "index_key", "this host has no index key: it can make full backups only")
-                            .with_mend("set index_identity_file"),
+                        Finding::new(
+                            Level::Warning,
+                            "index_key",
+                            "this host has no index key: it can make full backups only",
+                        )
+                        .with_mend("set index_identity_file"),
                     );
                 }
                 if repository.single_writer() {
@@ -101,7 +108,11 @@ impl DataManager {
                 }
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                findings.push(Finding::new(Level::Info, "repository", "there is none yet; the first backup makes it"));
+                findings.push(Finding::new(
+                    Level::Info,
+                    "repository",
+                    "there is none yet; the first backup makes it",
+                ));
             }
             Err(error) => findings.push(finding_of("repository", &error)),
         }
@@ -110,7 +121,9 @@ impl DataManager {
 
     async fn check_state(&self, ctx: &OpContext) -> Vec<Finding> {
         match self.state(ctx).await {
-            Ok(state) => vec![Finding::new(Level::Ok, "state", format!("opens ({})", state.store.location()))],
+            Ok(state) => {
+                vec![Finding::new(Level::Ok, "state", format!("opens ({})", state.store.location()))]
+            }
             Err(error) => vec![finding_of("state", &error)],
         }
     }
@@ -119,7 +132,8 @@ impl DataManager {
 fn check_clock(ctx: &OpContext) -> Finding {
     // A machine without a clock battery wakes up in 1970; anything before this program was written is wrong.
     if ctx.now().year() < 2026 {
-        Finding::new(Level::Error, "clock", format!("the clock says {}", ctx.now())).with_mend("set the clock; run a time service")
+        Finding::new(Level::Error, "clock", format!("the clock says {}", ctx.now()))
+            .with_mend("set the clock; run a time service")
     } else {
         Finding::new(Level::Ok, "clock", format!("{}", ctx.now().format("%Y-%m-%d %H:%M:%S UTC")))
     }

@@ -75,8 +75,9 @@ fn with_schema(url: &Secret, schema: Option<&str>) -> Secret {
 /// Where `--to` points: an engine of its own for a URL of a server, and the destination there.
 pub(crate) fn destination(to: &str) -> Result<(Option<EngineConfig>, Destination)> {
     if matches!(kind_of(to), Ok(EngineKind::Postgres)) {
-        let url = url::Url::parse(to)
-            .map_err(|e| Error::invalid(format!("\"{}\" is not a connection URL", redact_url(to))).with_source(e))?;
+        let url = url::Url::parse(to).map_err(|e| {
+            Error::invalid(format!("\"{}\" is not a connection URL", redact_url(to))).with_source(e)
+        })?;
         let database = url.path().trim_start_matches('/');
         if database.is_empty() {
             return Err(Error::invalid(format!("{} names no database", redact_url(to)))
@@ -91,5 +92,7 @@ pub(crate) fn destination(to: &str) -> Result<(Option<EngineConfig>, Destination
 
 fn percent_decode(text: &str) -> String {
     // `query_pairs` decodes by the same rule; a path segment has no `+` for a blank, so those are kept apart.
-    url::form_urlencoded::parse(text.replace('+', "%2B").as_bytes()).next().map_or_else(String::new, |(k, _)| k.into_owned())
+    url::form_urlencoded::parse(text.replace('+', "%2B").as_bytes())
+        .next()
+        .map_or_else(String::new, |(k, _)| k.into_owned())
 }

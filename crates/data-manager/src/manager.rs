@@ -98,10 +98,13 @@ impl DataManager {
                     "no engine is configured".to_owned(),
                     "set DATABASE_URL, or run \"dm init\" and give an engine its url".to_owned(),
                 ),
-                (Some(id), false) => (format!("there is no engine \"{id}\""), format!("there is {}", known.join(", "))),
-                (None, false) => {
-                    ("there are several engines and none is called \"main\"".to_owned(), format!("name one of {}", known.join(", ")))
+                (Some(id), false) => {
+                    (format!("there is no engine \"{id}\""), format!("there is {}", known.join(", ")))
                 }
+                (None, false) => (
+                    "there are several engines and none is called \"main\"".to_owned(),
+                    format!("name one of {}", known.join(", ")),
+                ),
             };
             Error::not_found(message).with_hint(hint)
         })
@@ -159,7 +162,11 @@ impl DataManager {
     }
 
     /// The target that a request means: the one named, or the name of the engine.
-    pub(crate) fn target(&self, target: Option<&TargetName>, engine: Option<&EngineId>) -> Result<TargetName> {
+    pub(crate) fn target(
+        &self,
+        target: Option<&TargetName>,
+        engine: Option<&EngineId>,
+    ) -> Result<TargetName> {
         match (target, engine) {
             (Some(target), _) => Ok(target.clone()),
             (None, Some(engine)) => TargetName::new(engine.as_str()),

@@ -7,10 +7,11 @@ use std::future::Future;
 use std::time::Instant;
 
 use dm_core::{
-    Action, AuditEvent, AuditIntent, AuditOutcome, AuditSink, Effect, Error, ErrorKind, OpContext, Resource, Result,
+    Action, AuditEvent, AuditIntent, AuditOutcome, AuditSink, Effect, Error, ErrorKind, OpContext, Resource,
+    Result,
 };
-use futures::future::BoxFuture;
 use dm_store::{RunEnd, RunStart};
+use futures::future::BoxFuture;
 use serde::Serialize;
 use serde_json::Value as Json;
 use tracing::Instrument;
@@ -40,7 +41,12 @@ impl DataManager {
     /// Runs `work` as an operation. A reading one is recorded by its outcome, a changing one by intent and outcome.
     ///
     /// The work is boxed: operations hold many steps, and callers should not pay for them on their stacks.
-    pub(crate) fn operate<'a, T, F>(&'a self, ctx: &'a OpContext, operation: Operation, work: F) -> BoxFuture<'a, Result<T>>
+    pub(crate) fn operate<'a, T, F>(
+        &'a self,
+        ctx: &'a OpContext,
+        operation: Operation,
+        work: F,
+    ) -> BoxFuture<'a, Result<T>>
     where
         T: Serialize + Send + 'a,
         F: Future<Output = Result<T>> + Send + 'a,
@@ -62,7 +68,8 @@ impl DataManager {
             resource: resource.to_string(),
             details,
         };
-        let span = tracing::info_span!("operation", run = %ctx.run_id(), action = %action, resource = %resource);
+        let span =
+            tracing::info_span!("operation", run = %ctx.run_id(), action = %action, resource = %resource);
         async {
             let began = Instant::now();
             let audit = self.audit_log(ctx).await?;
@@ -73,7 +80,9 @@ impl DataManager {
                 return Err(denied);
             }
             if action.writes {
-                audit.begin_run(&start(ctx, &intent), &event(ctx, &intent, AuditOutcome::Intent, began, None)).await?;
+                audit
+                    .begin_run(&start(ctx, &intent), &event(ctx, &intent, AuditOutcome::Intent, began, None))
+                    .await?;
             }
             // The work watches the context itself: dropping it here would leave behind what it cleans up when cancelled.
             let result = match ctx.check() {
@@ -101,10 +110,13 @@ impl DataManager {
             match (result, recorded) {
                 (Err(error), _) => Err(error),
                 (Ok(value), Ok(())) => Ok(value),
-                (Ok(_), Err(error)) => Err(Error::new(error.kind(), "the operation was done, but its outcome could not be recorded")
-                    .with_effect(if action.writes { Effect::Applied } else { Effect::None })
-                    .with_hint("the result stands; mend the state store (dm doctor) and look at the audit trail")
-                    .with_source(error)),
+                (Ok(_), Err(error)) => Err(Error::new(
+                    error.kind(),
+                    "the operation was done, but its outcome could not be recorded",
+                )
+                .with_effect(if action.writes { Effect::Applied } else { Effect::None })
+                .with_hint("the result stands; mend the state store (dm doctor) and look at the audit trail")
+                .with_source(error)),
             }
         }
         .instrument(span)

@@ -26,7 +26,12 @@ impl DataManager {
     ///
     /// # Errors
     /// As [`query`](Self::query); `NotFound` for an unknown engine.
-    pub async fn query_on(&self, ctx: &OpContext, engine: &EngineId, statement: Statement) -> Result<Vec<Row>> {
+    pub async fn query_on(
+        &self,
+        ctx: &OpContext,
+        engine: &EngineId,
+        statement: Statement,
+    ) -> Result<Vec<Row>> {
         let engine = self.engine(Some(engine))?;
         self.collect(ctx, &engine, statement).await
     }
@@ -36,7 +41,12 @@ impl DataManager {
     ///
     /// # Errors
     /// As [`query`](Self::query).
-    pub async fn query_stream(&self, ctx: &OpContext, engine: Option<&EngineId>, statement: Statement) -> Result<RowStream> {
+    pub async fn query_stream(
+        &self,
+        ctx: &OpContext,
+        engine: Option<&EngineId>,
+        statement: Statement,
+    ) -> Result<RowStream> {
         let engine = self.engine(engine)?;
         let port = port(&engine)?;
         self.operate(ctx, Operation::new(QUERY, engine.id().as_str()), async { Ok(()) }).await?;
@@ -77,7 +87,12 @@ impl DataManager {
         port.begin(ctx, options).await
     }
 
-    async fn collect(&self, ctx: &OpContext, engine: &Arc<dyn Engine>, statement: Statement) -> Result<Vec<Row>> {
+    async fn collect(
+        &self,
+        ctx: &OpContext,
+        engine: &Arc<dyn Engine>,
+        statement: Statement,
+    ) -> Result<Vec<Row>> {
         use futures::TryStreamExt;
         let port = port(engine)?;
         let mut rows = Vec::new();
@@ -90,7 +105,12 @@ impl DataManager {
         Ok(rows)
     }
 
-    async fn run_statement(&self, ctx: &OpContext, engine: &Arc<dyn Engine>, statement: Statement) -> Result<u64> {
+    async fn run_statement(
+        &self,
+        ctx: &OpContext,
+        engine: &Arc<dyn Engine>,
+        statement: Statement,
+    ) -> Result<u64> {
         let port = port(engine)?;
         self.operate(ctx, Operation::new(EXECUTE, engine.id().as_str()), port.execute(ctx, statement)).await
     }
@@ -98,6 +118,7 @@ impl DataManager {
 
 fn port(engine: &Arc<dyn Engine>) -> Result<Arc<dyn QueryPort>> {
     engine.query().ok_or_else(|| {
-        Error::unsupported(format!("the {} engine takes no statements", engine.kind())).on_engine(engine.kind())
+        Error::unsupported(format!("the {} engine takes no statements", engine.kind()))
+            .on_engine(engine.kind())
     })
 }

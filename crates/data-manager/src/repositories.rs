@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dm_core::{Error, ErrorKind, OpContext, Result, Secret};
-use dm_repository::{Identity, InitOptions, OpenOptions, Recipient, Repository, StoreLocation, StoreOptions, open_store};
+use dm_repository::{
+    Identity, InitOptions, OpenOptions, Recipient, Repository, StoreLocation, StoreOptions, open_store,
+};
 use object_store::ObjectStore;
 
 /// Everything that is known of the repository before it is opened.
@@ -36,12 +38,18 @@ impl RepositorySettings {
     /// Opens the repository; one that is not there is an error with the way out.
     pub(crate) async fn open(&self, ctx: &OpContext) -> Result<Repository> {
         let store = self.object_store()?;
-        let repository = Repository::open(store, ctx, self.open_options()?).await.map_err(|error| match error.kind() {
-            ErrorKind::NotFound => Error::not_found(format!("there is no backup repository at {}", self.location))
-                .with_hint("the first \"dm backup run\" makes it; if there should be one, check [repository] url")
+        let repository =
+            Repository::open(store, ctx, self.open_options()?).await.map_err(|error| match error.kind() {
+                ErrorKind::NotFound => Error::not_found(format!(
+                    "there is no backup repository at {}",
+                    self.location
+                ))
+                .with_hint(
+                    "the first \"dm backup run\" makes it; if there should be one, check [repository] url",
+                )
                 .with_source(error),
-            _ => error,
-        })?;
+                _ => error,
+            })?;
         self.check_encryption(&repository)?;
         Ok(repository)
     }
@@ -59,7 +67,9 @@ impl RepositorySettings {
                 let init = self.init_options(&options)?;
                 match Repository::init(Arc::clone(&store), ctx, init, options.clone()).await {
                     // Somebody else made it in the same moment: theirs is as good.
-                    Err(error) if error.kind() == ErrorKind::AlreadyExists => Repository::open(store, ctx, options).await,
+                    Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                        Repository::open(store, ctx, options).await
+                    }
                     result => result,
                 }
             }
@@ -87,7 +97,11 @@ impl RepositorySettings {
     }
 
     fn init_options(&self, open: &OpenOptions) -> Result<InitOptions> {
-        let mut init = InitOptions { pack_bytes: self.pack_bytes, lease: Duration::from_secs(60), ..InitOptions::default() };
+        let mut init = InitOptions {
+            pack_bytes: self.pack_bytes,
+            lease: Duration::from_secs(60),
+            ..InitOptions::default()
+        };
         if !self.encryption && self.recipients.is_empty() {
             return Ok(init);
         }
@@ -99,7 +113,9 @@ impl RepositorySettings {
         if init.recipients.is_empty() || init.index_recipient.is_none() {
             let missing = if init.recipients.is_empty() { "no recipient" } else { "no index key" };
             return Err(Error::invalid(format!("encryption is asked for, but {missing} is configured"))
-                .with_hint("run \"dm backup key new --out owner.key\" and put what it prints into [repository]"));
+                .with_hint(
+                    "run \"dm backup key new --out owner.key\" and put what it prints into [repository]",
+                ));
         }
         Ok(init)
     }

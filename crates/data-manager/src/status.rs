@@ -96,7 +96,12 @@ impl DataManager {
     }
 }
 
-fn judge(target: TargetName, rows: &[&BackupRow], last_proof: Option<RecoveryProof>, now: DateTime<Utc>) -> TargetStatus {
+fn judge(
+    target: TargetName,
+    rows: &[&BackupRow],
+    last_proof: Option<RecoveryProof>,
+    now: DateTime<Utc>,
+) -> TargetStatus {
     use dm_backup::keep::Soundness;
     let last = rows.iter().max_by_key(|r| r.consistent_at).copied();
     let mut reasons = Vec::new();
@@ -107,7 +112,8 @@ fn judge(target: TargetName, rows: &[&BackupRow], last_proof: Option<RecoveryPro
         }
         Some(last) => {
             if now - last.consistent_at > STALE_AFTER {
-                reasons.push(format!("the last backup is {} hours old", (now - last.consistent_at).num_hours()));
+                reasons
+                    .push(format!("the last backup is {} hours old", (now - last.consistent_at).num_hours()));
             }
             if last.proof == Soundness::Damaged {
                 reasons.push("the last backup was found damaged: take a full one now".to_owned());
@@ -120,7 +126,9 @@ fn judge(target: TargetName, rows: &[&BackupRow], last_proof: Option<RecoveryPro
             } else if last_proof.is_some() {
                 Verdict::Proven
             } else {
-                reasons.push("no backup has been restored and compared yet: run \"dm restore latest\"".to_owned());
+                reasons.push(
+                    "no backup has been restored and compared yet: run \"dm restore latest\"".to_owned(),
+                );
                 Verdict::Protected
             }
         }
@@ -131,7 +139,11 @@ fn judge(target: TargetName, rows: &[&BackupRow], last_proof: Option<RecoveryPro
         reasons,
         backups: rows.len(),
         last_backup: last.cloned(),
-        last_verified_at: rows.iter().filter(|r| r.proof == Soundness::Verified).filter_map(|r| r.verified_at).max(),
+        last_verified_at: rows
+            .iter()
+            .filter(|r| r.proof == Soundness::Verified)
+            .filter_map(|r| r.verified_at)
+            .max(),
         last_proof,
     }
 }
