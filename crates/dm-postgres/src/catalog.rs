@@ -127,11 +127,15 @@ pub(crate) struct Belonging {
 
 /// Objects by their catalog's oid and their own.
 pub(crate) async fn belongings(connection: &mut PgConnection) -> Result<BTreeMap<(i64, i64), Belonging>> {
-    let rows: Vec<(i64, i64, i64, Option<i64>, Option<String>)> = sqlx::query_as(include_str!("sql/catalog/belongings.sql"))
-        .fetch_all(connection)
-        .await
-        .map_err(reading)?;
-    Ok(rows.into_iter().map(|(c, o, relation, needs, name)| ((c, o), Belonging { relation, needs, name })).collect())
+    let rows: Vec<(i64, i64, i64, Option<i64>, Option<String>)> =
+        sqlx::query_as(include_str!("sql/catalog/belongings.sql"))
+            .fetch_all(connection)
+            .await
+            .map_err(reading)?;
+    Ok(rows
+        .into_iter()
+        .map(|(c, o, relation, needs, name)| ((c, o), Belonging { relation, needs, name }))
+        .collect())
 }
 
 /// The server's version.
@@ -240,8 +244,10 @@ pub(crate) struct ObjectCounts {
 
 /// The connected database's counts.
 pub(crate) async fn object_counts(connection: &mut PgConnection) -> Result<ObjectCounts> {
-    let row =
-        sqlx::query(include_str!("sql/catalog/health_counts.sql")).fetch_one(connection).await.map_err(reading)?;
+    let row = sqlx::query(include_str!("sql/catalog/health_counts.sql"))
+        .fetch_one(connection)
+        .await
+        .map_err(reading)?;
     let get = |name: &str| row.try_get::<i64, _>(name).map_err(reading);
     Ok(ObjectCounts {
         tables: get("tables")?,
@@ -301,8 +307,9 @@ pub(crate) fn in_reading_order(wanted: &[i64], edges: &[(i64, i64)]) -> Vec<i64>
 }
 
 fn parse<T: serde::de::DeserializeOwned>(text: &str) -> Result<T> {
-    serde_json::from_str(text)
-        .map_err(|e| Error::internal("the server's description of the database was not understood").with_source(e))
+    serde_json::from_str(text).map_err(|e| {
+        Error::internal("the server's description of the database was not understood").with_source(e)
+    })
 }
 
 #[cfg(test)]

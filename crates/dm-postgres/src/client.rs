@@ -254,7 +254,9 @@ mod tests {
         assert_eq!(parse("postgres://me@%2Frun%2Fpg/shop").unwrap().host, "/run/pg");
         assert_eq!(parse("postgres://me@/shop?host=/run/pg").unwrap().host, "/run/pg");
         assert_eq!(parse("postgres://me@[::1]:7/shop").unwrap().host, "::1");
-        for bad in ["mysql://h/d", "postgres://a@h,i/d", "postgres://h/d", "nonsense", "postgres://a@h/d?sslmode=x"] {
+        for bad in
+            ["mysql://h/d", "postgres://a@h,i/d", "postgres://h/d", "nonsense", "postgres://a@h/d?sslmode=x"]
+        {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }

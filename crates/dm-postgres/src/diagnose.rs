@@ -39,8 +39,10 @@ async fn examine(
     let version = catalog::version(connection).await?;
     findings.push(Finding::new(Level::Ok, "reachable", format!("{} answers", client.location())));
     findings.push(match version.major < OLDEST_MAJOR {
-        true => Finding::new(Level::Error, "server_version", format!("PostgreSQL {} is too old", version.text))
-            .with_mend(format!("PostgreSQL {OLDEST_MAJOR} is the oldest that is supported")),
+        true => {
+            Finding::new(Level::Error, "server_version", format!("PostgreSQL {} is too old", version.text))
+                .with_mend(format!("PostgreSQL {OLDEST_MAJOR} is the oldest that is supported"))
+        }
         false => Finding::new(Level::Ok, "server_version", format!("PostgreSQL {}", version.text)),
     });
     if version.major < OLDEST_MAJOR {
@@ -56,8 +58,14 @@ async fn examine(
         .collect();
     findings.push(match unreadable.is_empty() {
         true => Finding::new(Level::Ok, "privileges", format!("{user} may read every table")),
-        false => Finding::new(Level::Error, "privileges", format!("{user} may not read all of {}", listed(&unreadable)))
-            .with_mend(format!("GRANT pg_read_all_data TO {user} (PostgreSQL 14 and later); row security needs BYPASSRLS")),
+        false => Finding::new(
+            Level::Error,
+            "privileges",
+            format!("{user} may not read all of {}", listed(&unreadable)),
+        )
+        .with_mend(format!(
+            "GRANT pg_read_all_data TO {user} (PostgreSQL 14 and later); row security needs BYPASSRLS"
+        )),
     });
     let (superuser, may_create): (bool, bool) = sqlx::query_as(
         "SELECT rolsuper, rolsuper OR rolcreatedb FROM pg_catalog.pg_roles WHERE rolname = current_user",
@@ -94,8 +102,14 @@ async fn examine(
         .map_err(reading)?;
     if standby {
         findings.push(
-            Finding::new(Level::Warning, "standby", "the server is a standby: a long backup may be cancelled by recovery")
-                .with_mend("raise max_standby_streaming_delay or set hot_standby_feedback, or back up the primary"),
+            Finding::new(
+                Level::Warning,
+                "standby",
+                "the server is a standby: a long backup may be cancelled by recovery",
+            )
+            .with_mend(
+                "raise max_standby_streaming_delay or set hot_standby_feedback, or back up the primary",
+            ),
         );
     }
     Ok(())

@@ -9,9 +9,9 @@ use dm_core::{
     BackupSource, Capabilities, Engine, EngineId, EngineKind, Finding, Health, OpContext, QueryPort,
     RestoreTarget, Result, Secret, ServerVersion,
 };
+use sqlx::ConnectOptions;
 use sqlx::Executor;
 use sqlx::postgres::{PgPool, PgPoolOptions};
-use sqlx::ConnectOptions;
 
 use crate::PostgresOptions;
 use crate::backup::PostgresBackup;
@@ -109,16 +109,19 @@ fn pool(client: &Client) -> PgPool {
         .idle_timeout(options.idle_timeout)
         .after_connect(move |connection, _| {
             let settings = Arc::clone(&settings);
-            Box::pin(async move {
-                connection.execute(sqlx::raw_sql(dynamic(settings.as_ref()))).await.map(drop)
-            })
+            Box::pin(
+                async move { connection.execute(sqlx::raw_sql(dynamic(settings.as_ref()))).await.map(drop) },
+            )
         })
         .connect_lazy_with(client.connect_options().disable_statement_logging())
 }
 
 impl fmt::Debug for PostgresEngine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PostgresEngine").field("id", &self.id).field("location", &self.client.location()).finish()
+        f.debug_struct("PostgresEngine")
+            .field("id", &self.id)
+            .field("location", &self.client.location())
+            .finish()
     }
 }
 

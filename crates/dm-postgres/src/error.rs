@@ -58,8 +58,11 @@ fn hint_of(code: &str) -> Option<&'static str> {
 /// Maps an error of the driver.
 pub(crate) fn map(error: sqlx::Error, during: During) -> Error {
     let lost = |message: &str| {
-        Error::new(ErrorKind::Unreachable, message)
-            .with_effect(if during == During::Writing { Effect::Unknown } else { Effect::None })
+        Error::new(ErrorKind::Unreachable, message).with_effect(if during == During::Writing {
+            Effect::Unknown
+        } else {
+            Effect::None
+        })
     };
     let mapped = match &error {
         sqlx::Error::Database(database) => {
@@ -82,11 +85,12 @@ pub(crate) fn map(error: sqlx::Error, during: During) -> Error {
             .on_engine(EngineKind::Postgres);
         }
         sqlx::Error::Io(_) => lost("the connection to the server failed"),
-        sqlx::Error::Tls(_) => Error::new(ErrorKind::Unreachable, "the encrypted connection could not be made")
-            .with_hint("check sslmode and sslrootcert of the engine's url"),
-        sqlx::Error::PoolTimedOut => {
-            Error::new(ErrorKind::Busy, "no connection became free in time").with_hint("raise connection_limit")
+        sqlx::Error::Tls(_) => {
+            Error::new(ErrorKind::Unreachable, "the encrypted connection could not be made")
+                .with_hint("check sslmode and sslrootcert of the engine's url")
         }
+        sqlx::Error::PoolTimedOut => Error::new(ErrorKind::Busy, "no connection became free in time")
+            .with_hint("raise connection_limit"),
         sqlx::Error::PoolClosed => Error::new(ErrorKind::Unreachable, "the engine was closed"),
         sqlx::Error::Configuration(_) => Error::invalid("the connection's settings cannot be used"),
         sqlx::Error::Encode(_) | sqlx::Error::InvalidArgument(_) => {

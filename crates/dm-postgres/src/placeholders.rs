@@ -30,8 +30,10 @@ pub(crate) fn numbered(text: &str, parameters: usize) -> Result<Cow<'_, str>> {
     }
     let questions = tokens.iter().filter(|t| matches!(t, Token::Question(_))).count();
     if questions != parameters {
-        return Err(Error::invalid(format!("the statement has {questions} placeholders for {parameters} parameters"))
-            .with_hint("write the operator ? as ??, or use $1, $2 ... as placeholders"));
+        return Err(Error::invalid(format!(
+            "the statement has {questions} placeholders for {parameters} parameters"
+        ))
+        .with_hint("write the operator ? as ??, or use $1, $2 ... as placeholders"));
     }
     let mut out = String::with_capacity(text.len() + 2 * questions);
     let (mut from, mut number) = (0, 0);
@@ -94,7 +96,9 @@ pub(crate) fn first_word(text: &str) -> String {
 /// Skips a comment at `i`, if there is one.
 fn skip_quiet(bytes: &[u8], i: usize) -> usize {
     match bytes.get(i..) {
-        Some([b'-', b'-', ..]) => bytes[i..].iter().position(|b| *b == b'\n').map_or(bytes.len(), |n| i + n + 1),
+        Some([b'-', b'-', ..]) => {
+            bytes[i..].iter().position(|b| *b == b'\n').map_or(bytes.len(), |n| i + n + 1)
+        }
         Some([b'/', b'*', ..]) => block_comment(bytes, i),
         _ => i,
     }
@@ -134,7 +138,8 @@ fn scan(text: &str) -> Vec<Token> {
         }
         match bytes[i] {
             b'\'' => {
-                let escapes = i > 0 && matches!(bytes[i - 1], b'e' | b'E') && !is_word_at(bytes, i.wrapping_sub(2));
+                let escapes =
+                    i > 0 && matches!(bytes[i - 1], b'e' | b'E') && !is_word_at(bytes, i.wrapping_sub(2));
                 i = quoted(bytes, i, b'\'', escapes);
             }
             b'"' => i = quoted(bytes, i, b'"', false),
@@ -194,7 +199,10 @@ fn quoted(bytes: &[u8], start: usize, quote: u8, escapes: bool) -> usize {
 }
 
 fn dollar_quoted(bytes: &[u8], start: usize) -> usize {
-    let tag = bytes[start + 1..].iter().take_while(|b| b.is_ascii_alphanumeric() || **b == b'_' || **b >= 0x80).count();
+    let tag = bytes[start + 1..]
+        .iter()
+        .take_while(|b| b.is_ascii_alphanumeric() || **b == b'_' || **b >= 0x80)
+        .count();
     let open = start + 1 + tag;
     if bytes.get(open) != Some(&b'$') {
         return start + 1;
@@ -217,15 +225,20 @@ mod tests {
     #[test]
     fn question_marks_become_numbers_outside_of_quotes() {
         assert_eq!(number("SELECT ? + ?", 2), "SELECT $1 + $2");
-        assert_eq!(number("a='?' AND \"b?\"=? -- ?\n/* ? /* ? */ ? */ AND $$?$$=$t$?$t$ AND c=E'\\'?' AND d=?", 2),
-            "a='?' AND \"b?\"=$1 -- ?\n/* ? /* ? */ ? */ AND $$?$$=$t$?$t$ AND c=E'\\'?' AND d=$2");
+        assert_eq!(
+            number("a='?' AND \"b?\"=? -- ?\n/* ? /* ? */ ? */ AND $$?$$=$t$?$t$ AND c=E'\\'?' AND d=?", 2),
+            "a='?' AND \"b?\"=$1 -- ?\n/* ? /* ? */ ? */ AND $$?$$=$t$?$t$ AND c=E'\\'?' AND d=$2"
+        );
         assert_eq!(number("x=?AND y=(?)", 2), "x=$1AND y=($2)");
         assert_eq!(number("it''s '' ''?'' ' ? '", 0), "it''s '' ''?'' ' ? '");
     }
 
     #[test]
     fn operators_stay() {
-        assert_eq!(number("a ?| b AND c ?& d AND e @? f AND g ?? ?", 1), "a ?| b AND c ?& d AND e @? f AND g ? $1");
+        assert_eq!(
+            number("a ?| b AND c ?& d AND e @? f AND g ?? ?", 1),
+            "a ?| b AND c ?& d AND e @? f AND g ? $1"
+        );
         assert_eq!(number("a ? $1", 1), "a ? $1");
         assert_eq!(number("data ? 'k'", 0), "data ? 'k'");
         assert!(numbered("data ? 'k' AND x = ?", 1).is_err());
@@ -234,7 +247,8 @@ mod tests {
 
     #[test]
     fn casts_go_to_the_numbers_asked_for() {
-        let cast = with_casts("SELECT $1, $12, '$1', a$1 /* $1 */", |n| (n == 1).then(|| "numeric".to_owned()));
+        let cast =
+            with_casts("SELECT $1, $12, '$1', a$1 /* $1 */", |n| (n == 1).then(|| "numeric".to_owned()));
         assert_eq!(cast, "SELECT ($1::pg_catalog.text::numeric), $12, '$1', a$1 /* $1 */");
         assert_eq!(first_word("-- x\n /* y */ (SELECT 1)"), "select");
     }

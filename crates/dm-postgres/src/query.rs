@@ -7,12 +7,14 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use dm_core::{
-    AccessMode, Error, ErrorKind, Isolation, OpContext, QueryPort, Result, Row, RowStream, Statement, Transaction,
-    TransactionOptions, Value,
+    AccessMode, Error, ErrorKind, Isolation, OpContext, QueryPort, Result, Row, RowStream, Statement,
+    Transaction, TransactionOptions, Value,
 };
 use futures::{StreamExt, TryStreamExt};
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgArguments, PgConnection, PgPool, PgRow, PgStatement, PgTypeInfo, PgTypeKind, Postgres};
+use sqlx::postgres::{
+    PgArguments, PgConnection, PgPool, PgRow, PgStatement, PgTypeInfo, PgTypeKind, Postgres,
+};
 use sqlx::{Arguments, Column, Either, Executor, Row as _, Statement as _, TypeInfo};
 use tokio::sync::mpsc;
 
@@ -85,7 +87,9 @@ impl Ready {
         let types = parameter_types(&prepared);
         if types.len() != count {
             let wanted = types.len();
-            return Err(Error::invalid(format!("the statement has {wanted} placeholders for {count} parameters")));
+            return Err(Error::invalid(format!(
+                "the statement has {wanted} placeholders for {count} parameters"
+            )));
         }
         let mut outgoing = Vec::with_capacity(count);
         for (i, (value, type_oid)) in statement.parameters.iter().zip(&types).enumerate() {
@@ -167,7 +171,10 @@ async fn type_names(connection: &mut PgConnection, oids: &[u32]) -> Result<Vec<S
 /// The statement with every column that has no binary reading here given as text. Only statements that can stand in WITH.
 fn wrap(text: &str, types: &[u32]) -> Option<String> {
     let word = first_word(text);
-    if !matches!(word.as_str(), "select" | "values" | "table" | "with" | "insert" | "update" | "delete" | "merge") {
+    if !matches!(
+        word.as_str(),
+        "select" | "values" | "table" | "with" | "insert" | "update" | "delete" | "merge"
+    ) {
         return None;
     }
     let bare = text.trim_end().trim_end_matches(';');
@@ -228,11 +235,12 @@ impl QueryPort for PostgresQuery {
     async fn execute(&self, ctx: &OpContext, statement: Statement) -> Result<u64> {
         let mut held = self.acquire(ctx).await?;
         let ready = ctx.run(Ready::new(held.get()?, &statement, false)).await?;
-        let count = ctx.run(ready.execute(held.get()?, During::Writing)).await.map_err(|e| match e.kind() {
-            // Cancelled while it ran: the server is told by the closed connection, but may have been done already.
-            ErrorKind::Interrupted => e.with_effect(dm_core::Effect::Unknown),
-            _ => e,
-        })?;
+        let count =
+            ctx.run(ready.execute(held.get()?, During::Writing)).await.map_err(|e| match e.kind() {
+                // Cancelled while it ran: the server is told by the closed connection, but may have been done already.
+                ErrorKind::Interrupted => e.with_effect(dm_core::Effect::Unknown),
+                _ => e,
+            })?;
         held.give_back();
         Ok(count)
     }
@@ -300,7 +308,8 @@ impl Transaction for PostgresTransaction {
     async fn query(&mut self, ctx: &OpContext, statement: Statement) -> Result<Vec<Row>> {
         let connection = self.held.get()?;
         ctx.run(async {
-            let Ready { statement, arguments, columns, types } = Ready::new(connection, &statement, true).await?;
+            let Ready { statement, arguments, columns, types } =
+                Ready::new(connection, &statement, true).await?;
             statement
                 .query_with(arguments)
                 .fetch(connection)
@@ -352,7 +361,9 @@ impl Transaction for PostgresTransaction {
         })
         .await?;
         let connection = self.held.get()?;
-        ctx.run(async { simple(connection, "COMMIT").await.map_err(writing) }).await.map_err(|e| match e.kind() {
+        ctx.run(async { simple(connection, "COMMIT").await.map_err(writing) }).await.map_err(|e| match e
+            .kind()
+        {
             ErrorKind::Interrupted | ErrorKind::Timeout => e.with_effect(dm_core::Effect::Unknown),
             _ => e,
         })?;

@@ -49,7 +49,8 @@ async fn pin(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
 pub(crate) async fn open(ctx: &OpContext, client: &Client) -> Result<PgConnection> {
     let options = client.connect_options().disable_statement_logging();
     ctx.run(async {
-        match tokio::time::timeout(client.options.connect_timeout, PgConnection::connect_with(&options)).await {
+        match tokio::time::timeout(client.options.connect_timeout, PgConnection::connect_with(&options)).await
+        {
             Ok(Ok(connection)) => Ok(connection),
             Ok(Err(e)) => Err(unreachable_hint(reading(e), client)),
             Err(_) => Err(unreachable_hint(

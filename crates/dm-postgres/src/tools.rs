@@ -80,10 +80,14 @@ impl ClientTools {
             return Ok(tools.clone());
         }
         let message = match all.last() {
-            Some(newest) => format!("{purpose} {} cannot read a PostgreSQL {major} {}", newest.major, match purpose {
-                "pg_restore" => "dump",
-                _ => "server",
-            }),
+            Some(newest) => format!(
+                "{purpose} {} cannot read a PostgreSQL {major} {}",
+                newest.major,
+                match purpose {
+                    "pg_restore" => "dump",
+                    _ => "server",
+                }
+            ),
             None => match bin_dir {
                 Some(folder) => format!("there is no {purpose} in {}", folder.display()),
                 None => format!("{purpose} was not found"),
@@ -145,7 +149,10 @@ fn failure(program: &'static str, stderr: &str) -> Error {
     let said = |text: &str| stderr.contains(text);
     let kind = if said("permission denied") || said("must be owner") || said("authentication failed") {
         ErrorKind::Denied
-    } else if said("could not connect") || said("connection to server") || said("server closed the connection") {
+    } else if said("could not connect")
+        || said("connection to server")
+        || said("server closed the connection")
+    {
         ErrorKind::Unreachable
     } else if said("does not exist") {
         ErrorKind::NotFound
@@ -176,9 +183,9 @@ async fn run(ctx: &OpContext, program: &'static str, mut command: Command) -> Re
             return Err(Error::internal("a program's output is not connected"));
         };
         let mut stdout = Vec::new();
-        let (read, stderr, status) =
-            tokio::join!(out.read_to_end(&mut stdout), tail(&mut err), child.wait());
-        let broken = |e: std::io::Error| Error::internal(format!("{program} cannot be followed")).with_source(e);
+        let (read, stderr, status) = tokio::join!(out.read_to_end(&mut stdout), tail(&mut err), child.wait());
+        let broken =
+            |e: std::io::Error| Error::internal(format!("{program} cannot be followed")).with_source(e);
         read.map_err(broken)?;
         Ok(Finished { success: status.map_err(broken)?.success(), stdout, stderr: stderr.map_err(broken)? })
     })
@@ -220,7 +227,9 @@ async fn version_of(ctx: &OpContext, program: &Path) -> Result<(u32, String)> {
 fn usual_folders() -> Vec<PathBuf> {
     let mut folders: Vec<PathBuf> =
         std::env::var_os("PATH").map(|p| std::env::split_paths(&p).collect()).unwrap_or_default();
-    for (parent, prefix) in [("/usr/lib/postgresql", ""), ("/usr", "pgsql-"), ("/opt/homebrew/opt", "postgresql@")] {
+    for (parent, prefix) in
+        [("/usr/lib/postgresql", ""), ("/usr", "pgsql-"), ("/opt/homebrew/opt", "postgresql@")]
+    {
         let Ok(entries) = std::fs::read_dir(parent) else { continue };
         folders.extend(
             entries

@@ -41,8 +41,29 @@ pub(crate) fn is_native(type_oid: u32) -> bool {
     use oid::*;
     matches!(
         type_oid,
-        BOOL | BYTEA | CHAR | NAME | INT8 | INT2 | INT4 | TEXT | OID | JSON | XML | FLOAT4 | FLOAT8 | UNKNOWN | BPCHAR
-            | VARCHAR | DATE | TIME | TIMESTAMP | TIMESTAMPTZ | NUMERIC | VOID | UUID | JSONB
+        BOOL | BYTEA
+            | CHAR
+            | NAME
+            | INT8
+            | INT2
+            | INT4
+            | TEXT
+            | OID
+            | JSON
+            | XML
+            | FLOAT4
+            | FLOAT8
+            | UNKNOWN
+            | BPCHAR
+            | VARCHAR
+            | DATE
+            | TIME
+            | TIMESTAMP
+            | TIMESTAMPTZ
+            | NUMERIC
+            | VOID
+            | UUID
+            | JSONB
     )
 }
 
@@ -72,7 +93,12 @@ fn decode_bytes(bytes: &[u8], type_oid: u32) -> Option<Value> {
     Some(match type_oid {
         oid::BOOL => Value::Bool(fixed::<1>(bytes)? != [0]),
         oid::BYTEA => Value::Bytes(bytes.to_vec()),
-        oid::CHAR => Value::Text(fixed::<1>(bytes).map(|[b]| char::from(b)).filter(|c| *c != '\0').map_or_else(String::new, String::from)),
+        oid::CHAR => Value::Text(
+            fixed::<1>(bytes)
+                .map(|[b]| char::from(b))
+                .filter(|c| *c != '\0')
+                .map_or_else(String::new, String::from),
+        ),
         oid::INT8 => Value::Int(i64::from_be_bytes(fixed(bytes)?)),
         oid::INT2 => Value::Int(i16::from_be_bytes(fixed(bytes)?).into()),
         oid::INT4 => Value::Int(i32::from_be_bytes(fixed(bytes)?).into()),

@@ -58,8 +58,9 @@ pub(super) async fn facts(connection: &mut PgConnection) -> Result<Vec<LargeObje
                 oid: row.try_get("oid").map_err(reading)?,
                 owner: row.try_get("owner").map_err(reading)?,
                 comment: row.try_get("comment").map_err(reading)?,
-                grants: serde_json::from_str(&grants)
-                    .map_err(|e| Error::internal("a large object's privileges were not understood").with_source(e))?,
+                grants: serde_json::from_str(&grants).map_err(|e| {
+                    Error::internal("a large object's privileges were not understood").with_source(e)
+                })?,
             })
         })
         .collect()

@@ -13,13 +13,13 @@ pub(crate) mod toc;
 use async_trait::async_trait;
 use dm_core::{BackupMode, BackupRequest, BackupSession, BackupSource, Error, OpContext, Preflight, Result};
 
-pub(crate) use preflight::{client_tools, connections};
 pub(crate) use large_objects::{
     FACTS_MEMBER as LARGE_OBJECT_LIST, FRAME_BYTES, FRAME_HEAD, LargeObjectFacts, MEMBER as LARGE_OBJECTS,
     digest_all as digest_large_objects,
 };
-pub(crate) use open::scratch_failed;
 pub(crate) use members::{SEQUENCES, SequenceValue, TableCopy};
+pub(crate) use open::scratch_failed;
+pub(crate) use preflight::{client_tools, connections};
 
 use crate::client::Client;
 
@@ -52,7 +52,9 @@ impl BackupSource for PostgresBackup {
 fn check_mode(request: &BackupRequest) -> Result<()> {
     match request.mode {
         None | Some(BackupMode::Logical) => Ok(()),
-        Some(BackupMode::Physical) => Err(Error::unsupported("a physical backup of postgres is not there yet")
-            .with_hint("take a logical backup")),
+        Some(BackupMode::Physical) => {
+            Err(Error::unsupported("a physical backup of postgres is not there yet")
+                .with_hint("take a logical backup"))
+        }
     }
 }

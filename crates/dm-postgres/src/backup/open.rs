@@ -5,7 +5,8 @@ use std::path::Path;
 
 use bytes::Bytes;
 use dm_core::{
-    BackupMode, BackupRequest, ConsistencyPoint, EngineKind, Error, ErrorKind, MemberKind, OpContext, Result, SourceDescription,
+    BackupMode, BackupRequest, ConsistencyPoint, EngineKind, Error, ErrorKind, MemberKind, OpContext, Result,
+    SourceDescription,
 };
 use serde_json::json;
 use sqlx::Executor;
@@ -78,7 +79,8 @@ pub(super) async fn open(ctx: &OpContext, client: &Client, request: &BackupReque
     let scratch = scratch(request)?;
     let archive = scratch.path().join("schema.dump");
     dump_definitions(ctx, client, &tools, &snapshot_id, &archive, &relations, &scope).await?;
-    let mut list_command = tools.run(ctx, client, "pg_restore", ["--list".as_ref(), archive.as_os_str()]).await?;
+    let mut list_command =
+        tools.run(ctx, client, "pg_restore", ["--list".as_ref(), archive.as_os_str()]).await?;
     list_command = list_command.or_fail("pg_restore")?;
     let lines = toc::parse_list(&String::from_utf8_lossy(&list_command.stdout));
     let map = Toc::build(tools.major, &lines, &relations, &belongings);
@@ -88,7 +90,10 @@ pub(super) async fn open(ctx: &OpContext, client: &Client, request: &BackupReque
         .map_err(|e| Error::internal("the map of definitions cannot be written").with_source(e))?;
     let archive_bytes = std::fs::metadata(&archive).map_err(scratch_failed)?.len();
     let mut members = vec![
-        (plain(toc::MEMBER, MemberKind::Schema, Some(map_json.len() as u64)), Reading::Memory(map_json.into())),
+        (
+            plain(toc::MEMBER, MemberKind::Schema, Some(map_json.len() as u64)),
+            Reading::Memory(map_json.into()),
+        ),
         (plain(SCHEMA, MemberKind::Schema, Some(archive_bytes)), Reading::File(archive)),
     ];
     members.extend(table_members(&relations, &scope, &sizes, block_bytes.unsigned_abs(), version.major));
@@ -142,10 +147,7 @@ async fn lock(
         if !scope.unmatched.is_empty() {
             return Err(nothing_matches(&scope.unmatched));
         }
-        control
-            .execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            .await
-            .map_err(reading)?;
+        control.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.map_err(reading)?;
         match lock_tables(control, &lockable(&relations, &scope)).await {
             Ok(()) => {}
             // Dropped or renamed since it was listed.
@@ -167,7 +169,8 @@ async fn lock(
         // Made since: it may be in the snapshot, so it must be locked as well. Begin again.
         control.execute("ROLLBACK").await.map_err(reading)?;
     }
-    Err(last.unwrap_or_else(|| Error::new(ErrorKind::Busy, "tables were made and dropped all the while"))
+    Err(last
+        .unwrap_or_else(|| Error::new(ErrorKind::Busy, "tables were made and dropped all the while"))
         .with_hint("take the backup while no tables are made or dropped, or exclude them"))
 }
 
@@ -192,11 +195,8 @@ fn lock_failed(error: Error, relations: &[Relation], scope: &Scope) -> Error {
     if error.kind() != ErrorKind::Denied {
         return error;
     }
-    let unreadable: Vec<String> = lockable(relations, scope)
-        .iter()
-        .filter(|r| !r.readable)
-        .map(|r| r.display.clone())
-        .collect();
+    let unreadable: Vec<String> =
+        lockable(relations, scope).iter().filter(|r| !r.readable).map(|r| r.display.clone()).collect();
     Error::new(ErrorKind::Denied, format!("no permission to read {}", listed(&unreadable)))
         .with_source(error)
         .on_engine(EngineKind::Postgres)
@@ -244,12 +244,17 @@ async fn dump_definitions(
 /// The server's roles and tablespaces without passwords, or why they cannot be had.
 async fn globals(ctx: &OpContext, client: &Client, tools: &ClientTools) -> Result<Result<Vec<u8>, String>> {
     let finished = tools
-        .run(ctx, client, "pg_dumpall", [
-            "--globals-only",
-            "--no-role-passwords",
-            "--no-password",
-            &format!("--database={}", client.dbname_argument()),
-        ])
+        .run(
+            ctx,
+            client,
+            "pg_dumpall",
+            [
+                "--globals-only",
+                "--no-role-passwords",
+                "--no-password",
+                &format!("--database={}", client.dbname_argument()),
+            ],
+        )
         .await?;
     Ok(match finished.or_fail("pg_dumpall") {
         Ok(finished) => Ok(finished.stdout),

@@ -17,17 +17,27 @@ pub(super) async fn look(ctx: &OpContext, client: &Client, request: &BackupReque
     let version = catalog::version(&mut connection).await?;
     if version.major < OLDEST_MAJOR {
         findings.push(
-            Finding::new(Level::Error, "server_version", format!("the server is PostgreSQL {}", version.text))
-                .with_mend(format!("PostgreSQL {OLDEST_MAJOR} is the oldest that can be backed up")),
+            Finding::new(
+                Level::Error,
+                "server_version",
+                format!("the server is PostgreSQL {}", version.text),
+            )
+            .with_mend(format!("PostgreSQL {OLDEST_MAJOR} is the oldest that can be backed up")),
         );
         return Ok(Preflight { findings, estimated_bytes: 0, scratch: None });
     }
-    findings.push(Finding::new(Level::Ok, "reachable", format!("{} answers, PostgreSQL {}", client.location(), version.text)));
+    findings.push(Finding::new(
+        Level::Ok,
+        "reachable",
+        format!("{} answers, PostgreSQL {}", client.location(), version.text),
+    ));
     findings.push(client_tools(ctx, client, version.major).await);
     if client.pgbouncer {
         findings.push(
             Finding::new(Level::Warning, "pooler", "the url says that a transaction pooler stands between")
-                .with_mend("give backups a url of the server itself: a snapshot needs one session from end to end"),
+                .with_mend(
+                    "give backups a url of the server itself: a snapshot needs one session from end to end",
+                ),
         );
     }
     let relations = catalog::relations(&mut connection).await?;
@@ -54,7 +64,9 @@ pub(super) async fn look(ctx: &OpContext, client: &Client, request: &BackupReque
 /// Whether there is a `pg_dump` new enough.
 pub(crate) async fn client_tools(ctx: &OpContext, client: &Client, server_major: u32) -> Finding {
     match ClientTools::at_least(ctx, client, server_major, "pg_dump").await {
-        Ok(tools) => Finding::new(Level::Ok, "client_tools", format!("pg_dump {} will be used", tools.version)),
+        Ok(tools) => {
+            Finding::new(Level::Ok, "client_tools", format!("pg_dump {} will be used", tools.version))
+        }
         Err(error) => {
             let finding = Finding::new(Level::Error, "client_tools", error.to_string());
             match error.hint() {
@@ -69,7 +81,8 @@ pub(crate) async fn client_tools(ctx: &OpContext, client: &Client, server_major:
 fn privileges(client: &Client, scope: &Scope, relations: &[Relation]) -> Vec<Finding> {
     let user = client.user();
     let chosen = |r: &&Relation| r.is_dumped() && !scope.left_out.contains(&r.oid);
-    let wanted = |r: &&Relation| scope.rows.contains(&r.oid) || (r.is_table() && chosen(r)) || scope.has_sequence(r);
+    let wanted =
+        |r: &&Relation| scope.rows.contains(&r.oid) || (r.is_table() && chosen(r)) || scope.has_sequence(r);
     let names = |keep: &dyn Fn(&&Relation) -> bool| -> Vec<String> {
         relations.iter().filter(|r| wanted(r) && keep(r)).map(|r| r.display.clone()).collect()
     };
@@ -79,7 +92,9 @@ fn privileges(client: &Client, scope: &Scope, relations: &[Relation]) -> Vec<Fin
     if !unreadable.is_empty() {
         findings.push(
             Finding::new(Level::Error, "privileges", format!("{user} may not read {}", listed(&unreadable)))
-                .with_mend(format!("GRANT pg_read_all_data TO {user} (PostgreSQL 14 and later), or exclude the tables")),
+                .with_mend(format!(
+                    "GRANT pg_read_all_data TO {user} (PostgreSQL 14 and later), or exclude the tables"
+                )),
         );
     }
     if !filtered.is_empty() {

@@ -113,7 +113,9 @@ mod tests {
     }
 
     fn rows(n: u32) -> Vec<Vec<u8>> {
-        (0..n).map(|i| format!("{i}\tsome text of row {}\n", i.wrapping_mul(2_654_435_761)).into_bytes()).collect()
+        (0..n)
+            .map(|i| format!("{i}\tsome text of row {}\n", i.wrapping_mul(2_654_435_761)).into_bytes())
+            .collect()
     }
 
     #[test]

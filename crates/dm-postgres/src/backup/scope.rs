@@ -38,16 +38,22 @@ impl Scope {
         if !readers.is_empty() {
             let names: Vec<String> =
                 relations.iter().filter(|r| readers.contains(&r.oid)).map(|r| r.display.clone()).collect();
-            scope.warnings.push(format!("left out because they read tables that are left out: {}", listed(&names)));
+            scope
+                .warnings
+                .push(format!("left out because they read tables that are left out: {}", listed(&names)));
         }
-        scope.rows = tables.iter().filter(|t| t.has_rows() && chosen.contains(&t.oid)).map(|t| t.oid).collect();
+        scope.rows =
+            tables.iter().filter(|t| t.has_rows() && chosen.contains(&t.oid)).map(|t| t.oid).collect();
         let foreign: Vec<String> = tables
             .iter()
             .filter(|t| t.kind == RelationKind::Foreign && chosen.contains(&t.oid))
             .map(|t| t.display.clone())
             .collect();
         if !foreign.is_empty() {
-            scope.warnings.push(format!("the rows of foreign tables are elsewhere and not in it: {}", listed(&foreign)));
+            scope.warnings.push(format!(
+                "the rows of foreign tables are elsewhere and not in it: {}",
+                listed(&foreign)
+            ));
         }
         scope.left_out = missing.union(&readers).copied().collect();
         scope
@@ -56,7 +62,8 @@ impl Scope {
     fn matching(&mut self, patterns: &[String], tables: &[&Relation]) -> BTreeSet<i64> {
         let mut found = BTreeSet::new();
         for pattern in patterns.iter().map(|p| Pattern::new(p)) {
-            let matched = tables.iter().filter(|t| pattern.matches(&t.schema, &t.name, &t.display)).map(|t| t.oid);
+            let matched =
+                tables.iter().filter(|t| pattern.matches(&t.schema, &t.name, &t.display)).map(|t| t.oid);
             let matched: Vec<i64> = matched.collect();
             if matched.is_empty() {
                 self.unmatched.push(pattern.text().to_owned());

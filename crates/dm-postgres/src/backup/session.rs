@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use dm_core::{
-    BackupRequest, BackupSession, Block, BlockStream, ContentDigest, Error, ErrorKind, MemberSpec, OpContext, Result,
-    SessionSummary, SourceDescription, TableFacts,
+    BackupRequest, BackupSession, Block, BlockStream, ContentDigest, Error, ErrorKind, MemberSpec, OpContext,
+    Result, SessionSummary, SourceDescription, TableFacts,
 };
 use futures::{SinkExt, StreamExt, channel::mpsc};
 use sqlx::postgres::PgConnection;
@@ -91,7 +91,8 @@ impl LogicalBackup {
                 return Err(Error::internal("a member was not read to its end").about(&member.name));
             };
             let Some((table, rows, digest)) = outcome else { continue };
-            let (sum_rows, sum) = tables.entry(table.clone()).or_insert((0, digest.map(|_| ContentDigest::default())));
+            let (sum_rows, sum) =
+                tables.entry(table.clone()).or_insert((0, digest.map(|_| ContentDigest::default())));
             *sum_rows += rows;
             if let (Some(sum), Some(digest)) = (sum, digest) {
                 *sum += *digest;
@@ -143,7 +144,9 @@ impl BackupSession for LogicalBackup {
         let Self { shared, mut control, warnings, scratch, .. } = *self;
         // The snapshot lives as long as the transaction that exported it: had that ended, readers that came later
         // would have failed, and this does too.
-        let lost = |e| Error::new(ErrorKind::Conflict, "the snapshot was lost during the backup").with_source(reading(e));
+        let lost = |e| {
+            Error::new(ErrorKind::Conflict, "the snapshot was lost during the backup").with_source(reading(e))
+        };
         ctx.run(async {
             control.ping().await.map_err(lost)?;
             control.execute("COMMIT").await.map(drop).map_err(lost)
@@ -266,7 +269,10 @@ async fn send_file(sender: &mut Sender, mut file: tokio::fs::File, block_bytes: 
     }
 }
 
-async fn sequence_values(connection: &mut PgConnection, sequences: &[Relation]) -> Result<Vec<SequenceValue>> {
+async fn sequence_values(
+    connection: &mut PgConnection,
+    sequences: &[Relation],
+) -> Result<Vec<SequenceValue>> {
     let mut values = Vec::with_capacity(sequences.len());
     for some in sequences.chunks(SEQUENCES_AT_ONCE) {
         let selects: Vec<String> = some

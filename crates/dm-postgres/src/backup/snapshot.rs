@@ -37,7 +37,9 @@ impl Snapshot {
     pub(super) async fn borrow(&self, ctx: &OpContext) -> Result<Loan> {
         let permits = Arc::clone(&self.permits);
         let permit = ctx
-            .run(async { permits.acquire_owned().await.map_err(|_| Error::internal("the snapshot was closed")) })
+            .run(async {
+                permits.acquire_owned().await.map_err(|_| Error::internal("the snapshot was closed"))
+            })
             .await?;
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let connection = match idle {

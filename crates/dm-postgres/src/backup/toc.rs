@@ -134,7 +134,8 @@ impl Toc {
         }
         let mut entries = Vec::new();
         for line in lines {
-            let Some(what) = KINDS.iter().find(|k| line.text.strip_prefix(**k).is_some_and(|r| r.starts_with(' ')))
+            let Some(what) =
+                KINDS.iter().find(|k| line.text.strip_prefix(**k).is_some_and(|r| r.starts_with(' ')))
             else {
                 continue;
             };

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dm_core::{
-    Comparison, ContentDigest, Error, Finding, Level, OpContext, Result, RowHasher, TableComparison, TableFacts,
+    Comparison, ContentDigest, Error, Finding, Level, OpContext, Result, RowHasher, TableComparison,
+    TableFacts,
 };
 use futures::StreamExt;
 use sqlx::postgres::PgConnection;
@@ -75,9 +76,9 @@ pub(super) async fn compare(
                 rows,
                 digest: Some(digest),
             });
-            let equal = found
-                .as_ref()
-                .is_some_and(|f| f.rows == facts.rows && (facts.digest.is_none() || f.digest == facts.digest));
+            let equal = found.as_ref().is_some_and(|f| {
+                f.rows == facts.rows && (facts.digest.is_none() || f.digest == facts.digest)
+            });
             TableComparison { expected: facts.clone(), found, equal }
         })
         .collect();
@@ -112,11 +113,14 @@ async fn read_all(
     let found = Arc::new(Mutex::new(Found::new()));
     let mut set = JoinSet::new();
     for _ in 0..workers {
-        let (ctx, client, queue, found) = (ctx.clone(), client.clone(), Arc::clone(&queue), Arc::clone(&found));
+        let (ctx, client, queue, found) =
+            (ctx.clone(), client.clone(), Arc::clone(&queue), Arc::clone(&found));
         set.spawn(async move {
             let mut connection = None;
             loop {
-                let Some(task) = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front() else { break };
+                let Some(task) = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front() else {
+                    break;
+                };
                 let mut open = match connection.take() {
                     Some(open) => open,
                     None => open_pinned(&ctx, &client).await?,
@@ -155,7 +159,9 @@ async fn read(connection: &mut PgConnection, task: &Task, key: [u8; 32]) -> Resu
     };
     let mut lines = match connection.copy_out_raw(statement).await {
         Ok(lines) => lines,
-        Err(e) if matches!(sqlstate(&e).as_deref(), Some("42P01" | "42703" | "3F000" | "42809")) => return Ok(None),
+        Err(e) if matches!(sqlstate(&e).as_deref(), Some("42P01" | "42703" | "3F000" | "42809")) => {
+            return Ok(None);
+        }
         Err(e) => return Err(reading(e).about(&task.table)),
     };
     let mut hasher = RowHasher::new(key);

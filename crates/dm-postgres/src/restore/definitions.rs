@@ -63,8 +63,11 @@ impl Definitions {
                 .entries
                 .iter()
                 .map(|e| {
-                    let belonging =
-                        Belonging { what: e.what.clone(), relation: e.relation.clone(), needs: e.needs.clone() };
+                    let belonging = Belonging {
+                        what: e.what.clone(),
+                        relation: e.relation.clone(),
+                        needs: e.needs.clone(),
+                    };
                     (e.id, belonging)
                 })
                 .collect(),
@@ -77,7 +80,8 @@ impl Definitions {
     async fn list(&self, ctx: &OpContext, section: &str) -> Result<Vec<(i64, String)>> {
         let arguments: Vec<OsString> =
             vec!["--list".into(), format!("--section={section}").into(), self.archive.clone().into()];
-        let finished = self.tools.run(ctx, &self.client, "pg_restore", arguments).await?.or_fail("pg_restore")?;
+        let finished =
+            self.tools.run(ctx, &self.client, "pg_restore", arguments).await?.or_fail("pg_restore")?;
         let text = String::from_utf8_lossy(&finished.stdout);
         Ok(text
             .lines()
@@ -99,7 +103,9 @@ impl Definitions {
                 .filter(|(id, _)| !self.map.contains_key(id))
                 .map(|(_, line)| line.as_str())
                 .collect();
-            self.run(ctx, "support", &support, Strictness::Lenient, None).await?;
+            if !support.is_empty() {
+                self.run(ctx, "support", &support, Strictness::Lenient, None).await?;
+            }
         }
         let made = |relation: &str| tables.contains(relation) && !plan.existing.contains(relation);
         let chosen: Vec<&str> = self
@@ -197,7 +203,8 @@ impl Definitions {
         if lines.is_empty() {
             arguments.push(format!("--section={name}").into());
         } else {
-            let list = self.folder.join(format!("{}.list", name.replace(|c: char| !c.is_ascii_alphanumeric(), "-")));
+            let list =
+                self.folder.join(format!("{}.list", name.replace(|c: char| !c.is_ascii_alphanumeric(), "-")));
             tokio::fs::write(&list, lines.join("\n") + "\n").await.map_err(scratch_failed)?;
             arguments.push("--use-list".into());
             arguments.push(list.into());
@@ -210,7 +217,10 @@ impl Definitions {
         let serious: Vec<&str> = finished
             .stderr
             .lines()
-            .filter(|l| l.contains("error:") && !(self.older_server && l.contains("unrecognized configuration parameter")))
+            .filter(|l| {
+                l.contains("error:")
+                    && !(self.older_server && l.contains("unrecognized configuration parameter"))
+            })
             .collect();
         match strictness {
             Strictness::Lenient => {

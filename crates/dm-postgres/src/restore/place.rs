@@ -84,7 +84,12 @@ pub(super) async fn command(control: &mut PgConnection, text: impl Into<String>)
 }
 
 /// Makes a database like the source's and closes it to everybody but its owner and superusers.
-pub(super) async fn create(control: &mut PgConnection, name: &str, source: &Source, major: u32) -> Result<()> {
+pub(super) async fn create(
+    control: &mut PgConnection,
+    name: &str,
+    source: &Source,
+    major: u32,
+) -> Result<()> {
     let database = &source.database;
     let mut text = format!(
         "CREATE DATABASE {} TEMPLATE template0 ENCODING {}",
@@ -205,7 +210,11 @@ pub(super) async fn unseal(
         };
         for pair in &setting.settings {
             if let Some((name, value)) = pair.split_once('=') {
-                commands.push(format!("ALTER {role} SET {} TO {}", setting_name(name), setting_value(name, value)));
+                commands.push(format!(
+                    "ALTER {role} SET {} TO {}",
+                    setting_name(name),
+                    setting_value(name, value)
+                ));
             }
         }
     }

@@ -49,11 +49,9 @@ impl Plan {
 
     /// Reads it back.
     pub(super) fn load(preview: &RestorePreview) -> Result<Self> {
-        preview
-            .attributes
-            .get(ATTRIBUTE)
-            .and_then(|v| Self::deserialize(v).ok())
-            .ok_or_else(|| Error::invalid("the preview was not made by this engine").with_hint("make the plan again"))
+        preview.attributes.get(ATTRIBUTE).and_then(|v| Self::deserialize(v).ok()).ok_or_else(|| {
+            Error::invalid("the preview was not made by this engine").with_hint("make the plan again")
+        })
     }
 
     /// Whether a table's definition and rows are restored.
@@ -96,8 +94,11 @@ impl Source {
     pub(super) fn read(manifest: &RestoreManifest) -> Result<Self> {
         let source = &manifest.source;
         if source.engine != EngineKind::Postgres {
-            return Err(Error::unsupported(format!("a backup of {} cannot be restored into postgres", source.engine))
-                .with_hint("restore it into an engine of its own kind"));
+            return Err(Error::unsupported(format!(
+                "a backup of {} cannot be restored into postgres",
+                source.engine
+            ))
+            .with_hint("restore it into an engine of its own kind"));
         }
         if source.mode != BackupMode::Logical {
             return Err(Error::unsupported("a physical backup is not restored through a running server"));
@@ -114,7 +115,8 @@ impl Source {
             materialised_views: serde_json::from_value(attribute("materialised_views"))
                 .map_err(broken("the materialised views"))?,
             left_out: serde_json::from_value(attribute("left_out")).map_err(broken("what was left out"))?,
-            tool_major: serde_json::from_value(attribute("tool_major")).map_err(broken("the tool's version"))?,
+            tool_major: serde_json::from_value(attribute("tool_major"))
+                .map_err(broken("the tool's version"))?,
             families: serde_json::from_value(attribute("families")).map_err(broken("the families"))?,
         })
     }
@@ -134,7 +136,10 @@ impl Source {
         let mut chosen = BTreeSet::new();
         let mut unmatched = Vec::new();
         for pattern in patterns.iter().map(|p| Pattern::new(p)) {
-            let rows = members.iter().filter(|(t, m)| pattern.matches(&m.schema, &m.name, t)).map(|(t, _)| t.clone());
+            let rows = members
+                .iter()
+                .filter(|(t, m)| pattern.matches(&m.schema, &m.name, t))
+                .map(|(t, _)| t.clone());
             let above = self
                 .families
                 .iter()
@@ -183,7 +188,9 @@ pub(super) fn table_members(manifest: &RestoreManifest) -> Result<BTreeMap<Strin
         if let Some(table) = &spec.table {
             let attributes = serde_json::Value::Object(spec.attributes.clone().into_iter().collect());
             let member = TableMember::deserialize(attributes).map_err(|e| {
-                Error::corrupt("the backup does not say which table a member is of").about(&spec.name).with_source(e)
+                Error::corrupt("the backup does not say which table a member is of")
+                    .about(&spec.name)
+                    .with_source(e)
             })?;
             tables.insert(table.clone(), member);
         }

@@ -40,7 +40,10 @@ pub(super) async fn preview(
             Finding::new(
                 Level::Warning,
                 "server_version",
-                format!("the backup is of PostgreSQL {}, the server is PostgreSQL {}", from.major, version.major),
+                format!(
+                    "the backup is of PostgreSQL {}, the server is PostgreSQL {}",
+                    from.major, version.major
+                ),
             )
             .with_mend("what only the newer version knows cannot be restored; use a server at least as new"),
         );
@@ -48,7 +51,9 @@ pub(super) async fn preview(
         findings.push(Finding::new(Level::Ok, "server_version", format!("PostgreSQL {}", version.text)));
     }
     findings.push(match ClientTools::at_least(ctx, client, source.tool_major, "pg_restore").await {
-        Ok(tools) => Finding::new(Level::Ok, "client_tools", format!("pg_restore {} will be used", tools.version)),
+        Ok(tools) => {
+            Finding::new(Level::Ok, "client_tools", format!("pg_restore {} will be used", tools.version))
+        }
         Err(error) => {
             let finding = Finding::new(Level::Error, "client_tools", error.to_string());
             match error.hint() {
@@ -71,11 +76,14 @@ pub(super) async fn preview(
         privileges,
     };
     match plan.kind {
-        Kind::Tables => into_existing(ctx, client, &mut plan, &tables, &mut findings, &mut consequences).await?,
+        Kind::Tables => {
+            into_existing(ctx, client, &mut plan, &tables, &mut findings, &mut consequences).await?
+        }
         Kind::Database => {
             findings.push(may_create(&mut control, client).await?);
             let in_place = request.destination == Destination::InPlace;
-            new_database(ctx, client, &mut control, &mut plan, in_place, &mut findings, &mut consequences).await?;
+            new_database(ctx, client, &mut control, &mut plan, in_place, &mut findings, &mut consequences)
+                .await?;
         }
     }
     findings.push(backup::connections(&mut control, request.jobs).await?);
@@ -104,7 +112,12 @@ pub(super) async fn preview(
     })
 }
 
-fn final_name(ctx: &OpContext, client: &Client, request: &RestoreRequest, manifest: &RestoreManifest) -> String {
+fn final_name(
+    ctx: &OpContext,
+    client: &Client,
+    request: &RestoreRequest,
+    manifest: &RestoreManifest,
+) -> String {
     match &request.destination {
         Destination::InPlace => client.database.clone(),
         Destination::New(Some(name)) => name.clone(),
@@ -124,10 +137,11 @@ fn members(manifest: &RestoreManifest, plan: &Plan) -> Vec<usize> {
 }
 
 async fn extensions(control: &mut PgConnection, source: &Source) -> Result<Vec<Finding>> {
-    let available: Vec<String> = sqlx::query_scalar("SELECT name::text FROM pg_catalog.pg_available_extensions")
-        .fetch_all(control)
-        .await
-        .map_err(reading)?;
+    let available: Vec<String> =
+        sqlx::query_scalar("SELECT name::text FROM pg_catalog.pg_available_extensions")
+            .fetch_all(control)
+            .await
+            .map_err(reading)?;
     let missing: Vec<String> = source
         .database
         .extensions
@@ -138,8 +152,12 @@ async fn extensions(control: &mut PgConnection, source: &Source) -> Result<Vec<F
     Ok(match missing.is_empty() {
         true => Vec::new(),
         false => vec![
-            Finding::new(Level::Error, "extensions", format!("the server lacks the extensions {}", listed(&missing)))
-                .with_mend("install their packages on the server, for example postgresql-contrib"),
+            Finding::new(
+                Level::Error,
+                "extensions",
+                format!("the server lacks the extensions {}", listed(&missing)),
+            )
+            .with_mend("install their packages on the server, for example postgresql-contrib"),
         ],
     })
 }
@@ -191,8 +209,12 @@ async fn roles(
     }
     if !policies.is_empty() {
         findings.push(
-            Finding::new(Level::Error, "roles", format!("row security policies name missing roles {}", listed(&policies)))
-                .with_mend("make the roles first (globals.sql of the backup)"),
+            Finding::new(
+                Level::Error,
+                "roles",
+                format!("row security policies name missing roles {}", listed(&policies)),
+            )
+            .with_mend("make the roles first (globals.sql of the backup)"),
         );
     }
     Ok((owners.is_empty(), grantees.is_empty()))
@@ -236,7 +258,8 @@ async fn new_database(
     }
     let kept = place::beside(&name, "before_restore", ctx.now());
     if in_place {
-        consequences.push(format!("the database {name} is kept as {kept} and the restored one takes its name"));
+        consequences
+            .push(format!("the database {name} is kept as {kept} and the restored one takes its name"));
         let sessions = place::sessions(control, &name).await?;
         if !sessions.is_empty() {
             findings.push(
@@ -249,7 +272,8 @@ async fn new_database(
             );
         }
     } else if place::is_empty(ctx, &client.on_database(&name)).await? {
-        consequences.push(format!("the empty database {name} is kept as {kept} and the restored one takes its name"));
+        consequences
+            .push(format!("the empty database {name} is kept as {kept} and the restored one takes its name"));
     } else {
         findings.push(
             Finding::new(Level::Error, "destination", format!("the database {name} exists and is not empty"))

@@ -19,7 +19,9 @@ pub(super) async fn copy_in(
     let name = qualified(&table.schema, &table.name);
     let columns = match table.columns.is_empty() {
         true => String::new(),
-        false => format!(" ({})", table.columns.iter().map(|c| quote_ident(c)).collect::<Vec<_>>().join(", ")),
+        false => {
+            format!(" ({})", table.columns.iter().map(|c| quote_ident(c)).collect::<Vec<_>>().join(", "))
+        }
     };
     let statement = format!("COPY {name}{columns} FROM STDIN");
     let mut copy = connection.copy_in_raw(&statement).await.map_err(writing)?;
@@ -60,7 +62,9 @@ pub(super) async fn large_objects_in(
             buffer.advance(FRAME_HEAD);
             let bytes = buffer.split_to(length).freeze();
             let query = match offset {
-                0 => sqlx::query("SELECT pg_catalog.lo_from_bytea($1::int8::oid, $2)").bind(oid).bind(bytes.as_ref()),
+                0 => sqlx::query("SELECT pg_catalog.lo_from_bytea($1::int8::oid, $2)")
+                    .bind(oid)
+                    .bind(bytes.as_ref()),
                 _ => sqlx::query("SELECT pg_catalog.lo_put($1::int8::oid, $3, $2)")
                     .bind(oid)
                     .bind(bytes.as_ref())

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use dm_core::{
-    Comparison, Error, ErrorKind, MemberSpec, OpContext, Progress, RestoreContent, RestoreManifest, RestorePreview,
-    RestoreRequest, RestoreSession, Restored, Result, TableFacts,
+    Comparison, Error, ErrorKind, MemberSpec, OpContext, Progress, RestoreContent, RestoreManifest,
+    RestorePreview, RestoreRequest, RestoreSession, Restored, Result, TableFacts,
 };
 use futures::StreamExt;
 use serde::de::DeserializeOwned;
@@ -22,7 +22,9 @@ use super::definitions::Definitions;
 use super::plan::{Kind, Plan, Source, TableMember, table_members};
 use super::{PostgresRestore, compare, place, rows};
 use crate::backup::toc::{self, Toc};
-use crate::backup::{LARGE_OBJECT_LIST, LARGE_OBJECTS, LargeObjectFacts, SCHEMA, SEQUENCES, SequenceValue, scratch_failed};
+use crate::backup::{
+    LARGE_OBJECT_LIST, LARGE_OBJECTS, LargeObjectFacts, SCHEMA, SEQUENCES, SequenceValue, scratch_failed,
+};
 use crate::catalog;
 use crate::client::Client;
 use crate::error::{reading, writing};
@@ -234,11 +236,16 @@ impl Session {
         Ok(())
     }
 
-    async fn write_rows(&self, ctx: &OpContext, table: &str, member: &MemberSpec, content: RestoreContent) -> Result<()> {
-        let target = self
-            .tables
-            .get(table)
-            .ok_or_else(|| Error::corrupt("the backup does not say which table a member is of").about(&member.name))?;
+    async fn write_rows(
+        &self,
+        ctx: &OpContext,
+        table: &str,
+        member: &MemberSpec,
+        content: RestoreContent,
+    ) -> Result<()> {
+        let target = self.tables.get(table).ok_or_else(|| {
+            Error::corrupt("the backup does not say which table a member is of").about(&member.name)
+        })?;
         let mut connection = self.connection(ctx).await?;
         rows::copy_in(&mut connection, target, content).await.map_err(|e| e.about(table))?;
         self.give_back(connection);
@@ -326,12 +333,13 @@ impl Session {
 
     async fn describe_large_objects(&self, ctx: &OpContext, connection: &mut PgConnection) -> Result<()> {
         let objects = std::mem::take(&mut self.state().large_objects);
-        let known: BTreeSet<String> = sqlx::query_scalar::<_, String>("SELECT rolname::text FROM pg_catalog.pg_roles")
-            .fetch_all(&mut *connection)
-            .await
-            .map_err(reading)?
-            .into_iter()
-            .collect();
+        let known: BTreeSet<String> =
+            sqlx::query_scalar::<_, String>("SELECT rolname::text FROM pg_catalog.pg_roles")
+                .fetch_all(&mut *connection)
+                .await
+                .map_err(reading)?
+                .into_iter()
+                .collect();
         for object in objects {
             ctx.check()?;
             let name = format!("LARGE OBJECT {}", object.oid);
@@ -387,7 +395,8 @@ impl Session {
             }
             _ => "ANALYZE".to_owned(),
         };
-        ctx.run(async { connection.execute(sqlx::raw_sql(dynamic(text))).await.map(drop).map_err(writing) }).await
+        ctx.run(async { connection.execute(sqlx::raw_sql(dynamic(text))).await.map(drop).map_err(writing) })
+            .await
     }
 
     /// Removes tables that were made in an existing database, and empties those that were empty.
@@ -422,7 +431,8 @@ async fn json<T: DeserializeOwned>(mut content: RestoreContent, name: &str) -> R
     while let Some(block) = content.next().await {
         bytes.extend_from_slice(&block?.bytes);
     }
-    serde_json::from_slice(&bytes).map_err(|e| Error::corrupt("a member is not what it should be").about(name).with_source(e))
+    serde_json::from_slice(&bytes)
+        .map_err(|e| Error::corrupt("a member is not what it should be").about(name).with_source(e))
 }
 
 #[async_trait]
@@ -481,14 +491,18 @@ impl RestoreSession for Session {
     }
 
     async fn compare(&self, ctx: &OpContext, expected: &[TableFacts]) -> Result<Comparison> {
-        compare::compare(ctx, &compare::Subject {
-            client: &self.place,
-            source: &self.source,
-            plan: &self.plan,
-            members: &self.tables,
-            key: self.digest_key,
-            jobs: self.jobs,
-        }, expected)
+        compare::compare(
+            ctx,
+            &compare::Subject {
+                client: &self.place,
+                source: &self.source,
+                plan: &self.plan,
+                members: &self.tables,
+                key: self.digest_key,
+                jobs: self.jobs,
+            },
+            expected,
+        )
         .await
     }
 

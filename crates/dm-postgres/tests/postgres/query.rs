@@ -5,7 +5,7 @@ use dm_core::{
 };
 use dm_testkit::postgres::Server;
 use dm_testkit::require;
-use futures::{StreamExt, TryStreamExt};
+use futures::TryStreamExt;
 use std::sync::Arc;
 
 use crate::support::{context, engine};
@@ -48,14 +48,41 @@ async fn values_of_all_sorts_go_in_and_come_out() {
     }
     // The server's own text is the oracle for everything that is given as text.
     for sql in [
-        "123456789012345678901234567890.1234500::numeric", "0.00::numeric", "-0.00012::numeric", "1e30::numeric",
-        "1e-20::numeric", "'NaN'::numeric", "'Infinity'::numeric", "10000::numeric", "9999.9999::numeric", "0.5::numeric(10,5)",
-        "'4713-01-01 BC'::date", "'infinity'::date", "'5874897-12-31'::date", "'2024-02-29'::date", "'0001-01-01'::date",
-        "'0044-03-15 12:00:00.5 BC'::timestamp", "'infinity'::timestamptz", "'294276-12-31 23:59:59.999999'::timestamp",
-        "'2024-02-29 23:59:59.999999+02'::timestamptz", "'24:00'::time", "'01:02:03.04'::time", "'1 mon -2 days'::interval",
-        "'23:59:59+15:59'::timetz", "ARRAY[1,NULL,3]", "'[1,5)'::int4range", "'10.0.0.1/8'::inet", "(1,'x')::pair", "ROW(1, 'y')",
-        "'a fat cat'::tsvector", "'(1,2)'::point", "B'101'", "'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'::uuid", "'12.34'::money",
-        "'<a/>'::xml", "'pg_class'::regclass",
+        "123456789012345678901234567890.1234500::numeric",
+        "0.00::numeric",
+        "-0.00012::numeric",
+        "1e30::numeric",
+        "1e-20::numeric",
+        "'NaN'::numeric",
+        "'Infinity'::numeric",
+        "10000::numeric",
+        "9999.9999::numeric",
+        "0.5::numeric(10,5)",
+        "'4713-01-01 BC'::date",
+        "'infinity'::date",
+        "'5874897-12-31'::date",
+        "'2024-02-29'::date",
+        "'0001-01-01'::date",
+        "'0044-03-15 12:00:00.5 BC'::timestamp",
+        "'infinity'::timestamptz",
+        "'294276-12-31 23:59:59.999999'::timestamp",
+        "'2024-02-29 23:59:59.999999+02'::timestamptz",
+        "'24:00'::time",
+        "'01:02:03.04'::time",
+        "'1 mon -2 days'::interval",
+        "'23:59:59+15:59'::timetz",
+        "ARRAY[1,NULL,3]",
+        "'[1,5)'::int4range",
+        "'10.0.0.1/8'::inet",
+        "(1,'x')::pair",
+        "ROW(1, 'y')",
+        "'a fat cat'::tsvector",
+        "'(1,2)'::point",
+        "B'101'",
+        "'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'::uuid",
+        "'12.34'::money",
+        "'<a/>'::xml",
+        "'pg_class'::regclass",
     ] {
         let rows = all(&port, Statement::new(format!("SELECT {sql} AS v, ({sql})::text AS t"))).await;
         assert_eq!(rows[0][0], rows[0][1], "{sql}");
@@ -85,7 +112,10 @@ async fn parameters_take_the_type_that_the_statement_wants() {
     assert_eq!(port.execute(&context(), insert).await.expect("an insert"), 1);
     let rows = all(
         &port,
-        Statement::new("SELECT i, n, at, ia, t, f FROM t WHERE j ?? ? AND n > ? AND ia = ?").bind("k").bind(1).bind("{1,2}"),
+        Statement::new("SELECT i, n, at, ia, t, f FROM t WHERE j ?? ? AND n > ? AND ia = ?")
+            .bind("k")
+            .bind(1)
+            .bind("{1,2}"),
     )
     .await;
     assert_eq!(
@@ -121,18 +151,21 @@ async fn a_dropped_stream_stops_its_statement() {
     let server = require!(Server::shared(15));
     let db = server.database("dropped").await.expect("a database");
     let port = engine(&db).query().expect("queries");
-    let mut rows = port
-        .query(&context(), Statement::new("SELECT g, pg_sleep(CASE WHEN g > 3 THEN 60 ELSE 0 END) FROM generate_series(1, 10) g"))
-        .await
-        .expect("a query");
-    rows.next().await;
+    let rows =
+        port.query(&context(), Statement::new("SELECT pg_sleep(600) AS sleeper")).await.expect("a query");
+    let running = async |wanted: &str| {
+        let sql =
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'active'
+                   AND query LIKE '%sleeper' AND pid <> pg_backend_pid()";
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while db.psql(sql).await.expect("a count") != wanted {
+            assert!(std::time::Instant::now() < deadline, "there should be {wanted} running");
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    running("1").await;
     drop(rows);
-    let running = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%pg_sleep(CASE%' AND pid <> pg_backend_pid()";
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
-    while db.psql(running).await.expect("a count") != "0" {
-        assert!(std::time::Instant::now() < deadline, "the statement still runs");
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    }
+    running("0").await;
     assert_eq!(all(&port, Statement::new("SELECT 1")).await, [[Value::Int(1)]]);
 }
 
@@ -140,7 +173,9 @@ async fn a_dropped_stream_stops_its_statement() {
 async fn transactions_keep_their_word() {
     let server = require!(Server::shared(15));
     let db = server.database("transactions").await.expect("a database");
-    db.psql("CREATE TABLE t (id int PRIMARY KEY, up int REFERENCES t DEFERRABLE INITIALLY DEFERRED)").await.expect("a table");
+    db.psql("CREATE TABLE t (id int PRIMARY KEY, up int REFERENCES t DEFERRABLE INITIALLY DEFERRED)")
+        .await
+        .expect("a table");
     let port = engine(&db).query().expect("queries");
     let ctx = context();
     let count = || async { db.psql("SELECT count(*) FROM t").await.expect("a count") };
@@ -151,7 +186,10 @@ async fn transactions_keep_their_word() {
     let error = tx.execute(&ctx, Statement::new("INSERT INTO t VALUES (1)")).await.expect_err("a duplicate");
     assert_eq!((error.kind(), error.effect()), (ErrorKind::Conflict, Effect::None));
     tx.rollback_to(&ctx, "here").await.expect("a way back");
-    assert_eq!(tx.query(&ctx, Statement::new("SELECT count(*) FROM t")).await.expect("rows")[0].values, [Value::Int(1)]);
+    assert_eq!(
+        tx.query(&ctx, Statement::new("SELECT count(*) FROM t")).await.expect("rows")[0].values,
+        [Value::Int(1)]
+    );
     assert!(tx.savepoint(&ctx, "bad name").await.is_err());
     tx.commit(&ctx).await.expect("a commit");
     assert_eq!(count().await, "1");

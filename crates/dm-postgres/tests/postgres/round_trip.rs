@@ -4,7 +4,9 @@ use dm_core::{BackupRequest, Destination, Level};
 use dm_testkit::postgres::Server;
 use dm_testkit::require;
 
-use crate::support::{Leftovers, backup, context, engine, fresh_name, into, plain_dump, request, restore, sealed};
+use crate::support::{
+    Leftovers, backup, context, engine, fresh_name, into, plain_dump, request, restore, sealed,
+};
 
 const AWKWARD: &str = include_str!("awkward.sql");
 
@@ -12,6 +14,12 @@ async fn awkward(major: u32) {
     let server = require!(Server::shared(major));
     let db = server.database("awkward").await.expect("a database");
     db.psql(AWKWARD).await.expect("the awkward schema");
+    if major == 15 {
+        // The servers of the other majors are built without XML.
+        db.psql("CREATE TABLE documents (x xml); INSERT INTO documents VALUES ('<a>b</a>'), (NULL), ('text &amp; more')")
+            .await
+            .expect("documents");
+    }
     let name = db.name().to_owned();
     db.psql(&format!(
         "COMMENT ON DATABASE {name} IS 'it''s'; ALTER DATABASE {name} SET work_mem = '5MB'; \
@@ -31,7 +39,8 @@ async fn awkward(major: u32) {
     // What a plain dump does not show.
     let views = "SELECT (SELECT sum(n) FROM z_first), (SELECT count(*) FROM a_second)";
     assert_eq!(db.psql_in(&goal, views).await.expect("views"), db.psql(views).await.expect("views"));
-    let facts = "SELECT d.datacl IS NOT NULL, shobj_description(d.oid, 'pg_database'), s.setconfig FROM pg_database d
+    let facts =
+        "SELECT d.datacl IS NOT NULL, shobj_description(d.oid, 'pg_database'), s.setconfig FROM pg_database d
                  LEFT JOIN pg_db_role_setting s ON s.setdatabase = d.oid WHERE datname = current_database()";
     assert_eq!(db.psql_in(&goal, facts).await.expect("facts"), db.psql(facts).await.expect("facts"));
     Leftovers(&db, vec![goal]).drop_all().await;
@@ -99,7 +108,9 @@ async fn one_changed_row_is_found() {
     let find = "SELECT datname FROM pg_database WHERE datname LIKE 'dm_restore_%' ORDER BY oid DESC LIMIT 1";
     let place = db.psql_in("postgres", find).await.expect("the sealed place");
     assert_eq!(
-        db.psql_in("postgres", &format!("SELECT count(*) FROM pg_database WHERE datname = '{goal}'")).await.expect("a count"),
+        db.psql_in("postgres", &format!("SELECT count(*) FROM pg_database WHERE datname = '{goal}'"))
+            .await
+            .expect("a count"),
         "0",
         "the final name comes last"
     );
@@ -112,7 +123,11 @@ async fn one_changed_row_is_found() {
     db.psql_in(&place, "DROP TABLE u").await.expect("another defect");
     let gone = session.compare(&context(), &backup.summary.tables).await.expect("a comparison");
     assert!(gone.tables.iter().any(|t| t.expected.table == "public.u" && t.found.is_none()));
-    assert!(gone.checks.iter().any(|c| c.level == Level::Error && c.message.contains("tables")), "{:?}", gone.checks);
+    assert!(
+        gone.checks.iter().any(|c| c.level == Level::Error && c.message.contains("tables")),
+        "{:?}",
+        gone.checks
+    );
     session.discard(&context()).await.expect("a discard");
     let left = format!("SELECT count(*) FROM pg_database WHERE datname IN ('{place}', '{goal}')");
     assert_eq!(db.psql_in("postgres", &left).await.expect("a count"), "0");

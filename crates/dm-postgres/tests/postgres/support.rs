@@ -37,7 +37,8 @@ pub(crate) fn into(destination: Destination) -> RestoreRequest {
 }
 
 pub(crate) async fn backup(engine: &dyn Engine, request: &BackupRequest) -> Collected {
-    let preflight = engine.backup().expect("a source").preflight(&context(), request).await.expect("a preflight");
+    let preflight =
+        engine.backup().expect("a source").preflight(&context(), request).await.expect("a preflight");
     let errors: Vec<_> = preflight.findings.iter().filter(|f| f.level == Level::Error).collect();
     assert!(errors.is_empty(), "{errors:?}");
     collect(engine, &context(), request).await.expect("a backup")

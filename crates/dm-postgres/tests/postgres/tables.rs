@@ -27,11 +27,16 @@ async fn left_out_at_the_backup() {
     let db = server.database("choice").await.expect("a database");
     db.psql(SHOP).await.expect("a shop");
     let engine = engine(&db);
-    let without = BackupRequest { exclude_tables: vec!["app.customers".into(), "app.we\"ird; x".into()], ..request() };
+    let without =
+        BackupRequest { exclude_tables: vec!["app.customers".into(), "app.we\"ird; x".into()], ..request() };
     let backed = backup(&engine, &without).await;
     let names: Vec<_> = backed.summary.tables.iter().map(|t| t.table.as_str()).collect();
     assert_eq!(names, ["app.logs_a", "app.logs_b", "app.orders"]);
-    assert!(backed.summary.warnings.iter().any(|w| w.contains("app.order_names")), "{:?}", backed.summary.warnings);
+    assert!(
+        backed.summary.warnings.iter().any(|w| w.contains("app.order_names")),
+        "{:?}",
+        backed.summary.warnings
+    );
     let goal = fresh_name("without");
     let (comparison, _) = restore(&engine, &backed, &into(Destination::New(Some(goal.clone())))).await;
     assert!(comparison.is_proven(), "{comparison:#?}");
@@ -68,13 +73,17 @@ async fn single_tables_into_a_new_database() {
     let engine = engine(&db);
     let backed = backup(&engine, &request()).await;
     let goal = fresh_name("single");
-    let wish = RestoreRequest { tables: vec!["app.orders".into()], ..into(Destination::New(Some(goal.clone()))) };
+    let wish =
+        RestoreRequest { tables: vec!["app.orders".into()], ..into(Destination::New(Some(goal.clone()))) };
     let (comparison, _) = restore(&engine, &backed, &wish).await;
     assert!(comparison.is_proven() && comparison.tables.len() == 1, "{comparison:#?}");
     let facts = "SELECT (SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE nspname = 'app' AND relkind IN ('r', 'v')),
         (SELECT count(*) FROM pg_index WHERE indrelid = 'app.orders'::regclass), nextval('app.orders_id_seq'), obj_description('app.orders'::regclass),
         has_table_privilege('public', 'app.orders', 'SELECT')";
-    let facts = facts.replace("has_table_privilege('public', 'app.orders', 'SELECT')", "(SELECT relacl IS NOT NULL FROM pg_class WHERE oid = 'app.orders'::regclass)");
+    let facts = facts.replace(
+        "has_table_privilege('public', 'app.orders', 'SELECT')",
+        "(SELECT relacl IS NOT NULL FROM pg_class WHERE oid = 'app.orders'::regclass)",
+    );
     assert_eq!(db.psql_in(&goal, &facts).await.expect("facts"), "1|1|501|what was bought|t");
     // A partitioned table means its partitions, with the index of the whole.
     let parts = fresh_name("parts");
@@ -134,8 +143,17 @@ async fn by_a_role_without_privileges() {
     let modest = engine_at(&db, db.url_as(&role));
     let goal = fresh_name("modest");
     let wish = into(Destination::New(Some(goal.clone())));
-    let preview = modest.restore().expect("a target").preview(&context(), &wish, &backed.manifest()).await.expect("a preview");
-    assert!(preview.findings.iter().any(|f| f.check == "roles" && f.level == Level::Warning), "{:?}", preview.findings);
+    let preview = modest
+        .restore()
+        .expect("a target")
+        .preview(&context(), &wish, &backed.manifest())
+        .await
+        .expect("a preview");
+    assert!(
+        preview.findings.iter().any(|f| f.check == "roles" && f.level == Level::Warning),
+        "{:?}",
+        preview.findings
+    );
     let (comparison, _) = restore(&modest, &backed, &wish).await;
     assert!(comparison.is_proven(), "{comparison:#?}");
     Leftovers(&db, vec![goal]).drop_all().await;

@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use dm_core::{
-    BackupRequest, Destination, Engine, EngineId, ErrorKind, Finding, Level, Secret,
-};
+use dm_core::{BackupRequest, Destination, Engine, EngineId, ErrorKind, Finding, Level, Secret};
 use dm_postgres::{PostgresEngine, PostgresOptions};
 use dm_testkit::conformance::collect;
 use dm_testkit::postgres::{Server, TestDatabase};
@@ -13,13 +11,15 @@ use dm_testkit::require;
 use crate::support::{backup, context, engine, engine_at, into, options, request};
 
 async fn findings(engine: &PostgresEngine, request: &BackupRequest) -> Vec<Finding> {
-    let preflight = engine.backup().expect("a source").preflight(&context(), request).await.expect("a preflight");
+    let preflight =
+        engine.backup().expect("a source").preflight(&context(), request).await.expect("a preflight");
     preflight.findings.into_iter().filter(|f| f.level == Level::Error).collect()
 }
 
 fn at(url: &str) -> PostgresEngine {
     let options = PostgresOptions { connect_timeout: Duration::from_secs(3), ..PostgresOptions::default() };
-    PostgresEngine::connect(EngineId::new("main").expect("a name"), &Secret::new(url), options).expect("a url")
+    PostgresEngine::connect(EngineId::new("main").expect("a name"), &Secret::new(url), options)
+        .expect("a url")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -42,8 +42,12 @@ async fn who_cannot_get_in_hears_why() {
         assert_eq!(error.kind(), kind, "{error:?}");
         assert!(error.hint().is_some(), "{error:?}");
         let shown = format!("{error:?} {error} {engine:?}");
-        assert!(!shown.contains("wrong") && !shown.contains("secret") && !shown.contains(server.password()), "{shown}");
-        let query = engine.query().expect("queries").execute(&context(), dm_core::Statement::new("SELECT 1")).await;
+        assert!(
+            !shown.contains("wrong") && !shown.contains("secret") && !shown.contains(server.password()),
+            "{shown}"
+        );
+        let query =
+            engine.query().expect("queries").execute(&context(), dm_core::Statement::new("SELECT 1")).await;
         assert_eq!(query.expect_err("no way in").kind(), kind);
         let Err(error) = engine.backup().expect("a source").open(&context(), &request()).await else {
             panic!("a backup of nothing")
@@ -85,12 +89,16 @@ async fn tools_that_are_too_old_are_named_with_the_way_out() {
     let db = server.database("tools").await.expect("a database");
     let folder = old_tools();
     let options = PostgresOptions { bin_dir: Some(folder.path().to_owned()), ..options(&db) };
-    let old = PostgresEngine::connect(EngineId::new("main").expect("a name"), &Secret::new(db.url()), options).expect("a url");
+    let old =
+        PostgresEngine::connect(EngineId::new("main").expect("a name"), &Secret::new(db.url()), options)
+            .expect("a url");
     let found = findings(&old, &request()).await;
     assert_eq!(found.len(), 1, "{found:?}");
     assert_eq!(found[0].message, "pg_dump 11 cannot read a PostgreSQL 15 server");
     assert_eq!(found[0].mend.as_deref(), Some("set postgres.bin_dir or install postgresql-client-15"));
-    let Err(error) = old.backup().expect("a source").open(&context(), &request()).await else { panic!("too old") };
+    let Err(error) = old.backup().expect("a source").open(&context(), &request()).await else {
+        panic!("too old")
+    };
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     let backup = backup(&engine(&db), &request()).await;
     let preview = old
@@ -103,7 +111,11 @@ async fn tools_that_are_too_old_are_named_with_the_way_out() {
 }
 
 async fn with_secret(server: &Server, db: &TestDatabase) -> (PostgresEngine, String) {
-    db.psql("CREATE TABLE open_to_all (id int); CREATE TABLE hidden (id int); CREATE TABLE \"Hid den\" (id int)").await.expect("tables");
+    db.psql(
+        "CREATE TABLE open_to_all (id int); CREATE TABLE hidden (id int); CREATE TABLE \"Hid den\" (id int)",
+    )
+    .await
+    .expect("tables");
     let role = server.role("reader", "").await.expect("a role");
     db.psql(&format!("GRANT SELECT ON open_to_all TO {}", role.name)).await.expect("a grant");
     (engine_at(db, db.url_as(&role)), role.name)
@@ -115,8 +127,13 @@ async fn tables_that_may_not_be_read_are_listed() {
     let db = server.database("privileges").await.expect("a database");
     let (reader, _) = with_secret(server, &db).await;
     let found = findings(&reader, &request()).await;
-    assert!(found.iter().any(|f| f.message.contains("public.hidden") && f.message.contains("public.\"Hid den\"")), "{found:?}");
-    let Err(error) = reader.backup().expect("a source").open(&context(), &request()).await else { panic!("not allowed") };
+    assert!(
+        found.iter().any(|f| f.message.contains("public.hidden") && f.message.contains("public.\"Hid den\"")),
+        "{found:?}"
+    );
+    let Err(error) = reader.backup().expect("a source").open(&context(), &request()).await else {
+        panic!("not allowed")
+    };
     assert_eq!(error.kind(), ErrorKind::Denied);
     assert!(error.to_string().contains("public.hidden"), "{error}");
     // What may be read can be backed up, by a role without any privilege besides.

@@ -20,7 +20,7 @@ SELECT c.oid::int8 AS oid,
            AND d.objsubid = 0 AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
            AND d.deptype IN ('a', 'i') LIMIT 1) AS owned_by,
        e.extname::text AS extension,
-       (SELECT u.condition FROM ROWS FROM (pg_catalog.unnest(e.extconfig), pg_catalog.unnest(e.extcondition)) u(relation, condition)
+       (SELECT u.condition FROM ROWS FROM (unnest(e.extconfig), pg_catalog.unnest(e.extcondition)) u(relation, condition)
          WHERE u.relation = c.oid) AS configuration
   FROM pg_catalog.pg_class c
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
