@@ -34,7 +34,6 @@ impl Shown {
     pub(crate) fn start(style: Style, console: Console) -> Self {
         let bar = (style == Style::Bar).then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-            bar.enable_steady_tick(Duration::from_millis(200));
             console.set_bar(Some(bar.clone()));
             bar
         });
@@ -98,23 +97,22 @@ impl Sink {
     fn begin(&self, name: &'static str, total: Option<u64>) {
         *self.state() = State { phase: Some((name, total, Instant::now())), ..State::default() };
         let Some(bar) = &self.bar else { return };
-        bar.reset();
-        bar.set_position(0);
-        // The templates are constants; one that does not parse falls back to the plain bar.
         let template = match total {
-            Some(total) => {
-                bar.set_length(total.max(1));
-                "{msg:12} [{bar:30}] {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left"
-            }
-            None => {
-                bar.unset_length();
-                "{msg:12} {spinner} {bytes}  {bytes_per_sec}  {elapsed}"
-            }
+            Some(_) => "{msg:12} [{bar:30}] {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left",
+            None => "{msg:12} {spinner} {bytes}  {bytes_per_sec}  {elapsed}",
         };
+        // The templates are constants; one that does not parse would leave the plain bar.
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars("=> "));
         }
         bar.set_message(name);
+        match total {
+            Some(total) => bar.set_length(total.max(1)),
+            None => bar.unset_length(),
+        }
+        bar.reset();
+        // Nothing is drawn before the first phase has a name.
+        bar.enable_steady_tick(Duration::from_millis(200));
     }
 }
 

@@ -51,9 +51,16 @@ fn value(text: &str) -> Value {
     }
 }
 
+/// Says how to write, where the refusal comes from our own reading transaction.
 fn read_only_hint(error: Error) -> Error {
-    let said = error.to_string().to_lowercase();
-    if error.hint().is_none() && (said.contains("read-only") || said.contains("readonly")) {
+    let mut said = error.to_string();
+    let mut source = std::error::Error::source(&error);
+    while let Some(cause) = source {
+        said.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    let said = said.to_lowercase();
+    if said.contains("read-only") || said.contains("readonly") {
         return error.with_hint("dm query only reads, unless --write is given");
     }
     error

@@ -97,6 +97,7 @@ fn a_reading_query_changes_nothing() {
     let place = Place::with_shop();
     let ran = place.dm(&["query", "DELETE FROM users RETURNING id"]);
     assert_ne!(ran.exit, Exit::Done, "{}", ran.stdout);
+    assert!(ran.stderr.contains("unless --write is given"), "{}", ran.stderr);
     let left = place.dm(&["query", "SELECT count(*) AS n FROM users", "--json"]).expect(Exit::Done);
     assert_eq!(left.json()["rows"][0][0], 3);
 }
