@@ -18,11 +18,8 @@ async fn s3_encrypted() {
 async fn google_cloud_storage() {
     let Some(server) = dm_testkit::available(Gcs::start()) else { return };
     let folder = tempfile::tempdir().unwrap();
-    let options = StoreOptions {
-        endpoint: Some(server.endpoint()),
-        allow_http: true,
-        ..StoreOptions::default()
-    };
+    let options =
+        StoreOptions { endpoint: Some(server.endpoint()), allow_http: true, ..StoreOptions::default() };
     let place = Place { url: format!("gs://{}/dm", Gcs::BUCKET), options, keys: None };
     story(&place, folder.path()).await;
 

@@ -7,6 +7,9 @@ use object_store::ObjectStore;
 
 use crate::location::{Service, StoreOptions};
 
+#[cfg(feature = "gcs")]
+mod anonymous;
+
 pub(crate) fn open(service: Service, bucket: &str, options: &StoreOptions) -> Result<Arc<dyn ObjectStore>> {
     let store: Arc<dyn ObjectStore> = match service {
         Service::S3 => s3(bucket, options)?,
@@ -74,12 +77,14 @@ fn gcs(bucket: &str, options: &StoreOptions) -> Result<Arc<dyn ObjectStore>> {
         .with_bucket_name(bucket)
         .with_client_options(object_store::ClientOptions::new().with_allow_http(options.allow_http));
     if let Some(endpoint) = &options.endpoint {
-        // An emulator takes no credentials; the provider's own endpoint is never given here.
-        builder = builder.with_base_url(endpoint).with_skip_signature(options.credentials_file.is_none());
+        builder = builder.with_base_url(endpoint);
     }
-    if let Some(file) = &options.credentials_file {
-        builder = builder.with_service_account_path(file.to_string_lossy());
-    }
+    builder = match (&options.credentials_file, &options.endpoint) {
+        (Some(file), _) => builder.with_service_account_path(file.to_string_lossy()),
+        // A token of this machine is for Google alone: nobody else's endpoint gets to see one.
+        (None, Some(_)) => anonymous::without_credentials(builder),
+        (None, None) => builder,
+    };
     Ok(Arc::new(builder.build().map_err(refused)?))
 }
 

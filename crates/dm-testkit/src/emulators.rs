@@ -10,8 +10,6 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde_json::json;
-
 use crate::throwaway::{Folder, find_program, free_port, wait_for_port};
 use crate::{Failure, Unavailable};
 
@@ -193,12 +191,12 @@ impl Azurite {
 
 /// A server for the XML interface of Google Cloud Storage, the one that `object_store` speaks.
 ///
-/// It is the S3 server without signatures: for the requests that matter here the two protocols are the same. It knows no
-/// `x-goog-if-generation-match`, so create-only writes are not honoured, and a repository must notice that.
+/// It is the S3 server without keys, for clients that send no credentials: for the requests that matter here the two
+/// protocols are the same. It knows no `x-goog-if-generation-match`, so create-only writes are not honoured, and a
+/// repository must notice that.
 #[derive(Debug)]
 pub struct Gcs {
     process: Process,
-    credentials: PathBuf,
 }
 
 impl Gcs {
@@ -221,29 +219,13 @@ impl Gcs {
                     .to_vec()
             },
         )?;
-        let credentials = process.folder.path().join("credentials.json");
-        let text = json!({
-            "gcs_base_url": process.endpoint(),
-            "disable_oauth": true,
-            "client_email": "",
-            "private_key": "",
-            "private_key_id": "",
-        });
-        fs::write(&credentials, text.to_string())
-            .map_err(|e| Unavailable::broken(format!("cannot write {}: {e}", credentials.display())))?;
-        Ok(Self { process, credentials })
+        Ok(Self { process })
     }
 
     /// `http://127.0.0.1:port`
     #[must_use]
     pub fn endpoint(&self) -> String {
         self.process.endpoint()
-    }
-
-    /// A service account file that points a client to the server and needs no token.
-    #[must_use]
-    pub fn credentials_file(&self) -> &Path {
-        &self.credentials
     }
 }
 
