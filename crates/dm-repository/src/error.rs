@@ -73,10 +73,10 @@ fn describe(error: &StoreError) -> (ErrorKind, &'static str, Option<&'static str
 fn io_kind(error: &StoreError) -> Option<io::ErrorKind> {
     let mut cause: Option<&(dyn StdError + 'static)> = error.source();
     while let Some(current) = cause {
-        if let Some(io) = current.downcast_ref::<io::Error>() {
-            if io.kind() != io::ErrorKind::Other {
-                return Some(io.kind());
-            }
+        if let Some(io) = current.downcast_ref::<io::Error>()
+            && io.kind() != io::ErrorKind::Other
+        {
+            return Some(io.kind());
         }
         cause = current.source();
     }

@@ -208,10 +208,11 @@ pub(crate) async fn holders(storage: &Storage, own: Option<Uuid>) -> Result<Vec<
     let mut found: BTreeMap<String, Vec<object_store::ObjectMeta>> = BTreeMap::new();
     for object in storage.list(&folder).await? {
         let parts = paths::inside(&object.location, &folder);
-        if let [holder, file] = parts.as_slice() {
-            if paths::number(file, "json").is_some() && own.is_none_or(|own| own.to_string() != *holder) {
-                found.entry(holder.clone()).or_default().push(object);
-            }
+        if let [holder, file] = parts.as_slice()
+            && paths::number(file, "json").is_some()
+            && own.is_none_or(|own| own.to_string() != *holder)
+        {
+            found.entry(holder.clone()).or_default().push(object);
         }
     }
     let mut holders = Vec::new();

@@ -203,10 +203,10 @@ impl Repository {
         let folder = paths::records(family, target);
         let mut numbers: BTreeMap<BackupId, BTreeSet<u32>> = BTreeMap::new();
         for object in self.inner.storage.list(&folder).await? {
-            if let [id, file] = paths::inside(&object.location, &folder).as_slice() {
-                if let (Ok(id), Some(n)) = (id.parse(), paths::number(file, "json")) {
-                    numbers.entry(id).or_default().insert(n);
-                }
+            if let [id, file] = paths::inside(&object.location, &folder).as_slice()
+                && let (Ok(id), Some(n)) = (id.parse(), paths::number(file, "json"))
+            {
+                numbers.entry(id).or_default().insert(n);
             }
         }
         let mut latest = Vec::new();

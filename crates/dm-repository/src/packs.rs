@@ -37,7 +37,7 @@ impl Write for HashedBuffer {
 }
 
 enum Sink {
-    Plain(HashedBuffer),
+    Plain(Box<HashedBuffer>),
     Sealed(Box<age::stream::StreamWriter<HashedBuffer>>),
 }
 
@@ -51,7 +51,7 @@ struct OpenPack {
 impl OpenPack {
     fn finish(self) -> Result<HashedBuffer> {
         match self.sink {
-            Sink::Plain(buffer) => Ok(buffer),
+            Sink::Plain(buffer) => Ok(*buffer),
             Sink::Sealed(writer) => writer.finish().map_err(keys::sealing_failed),
         }
     }
@@ -114,7 +114,7 @@ impl Packs {
         let room = usize::try_from(self.pack_bytes).unwrap_or(0).saturating_add(MAX_FRAME_CONTENT / 4);
         let buffer = HashedBuffer { bytes: Vec::with_capacity(room), hasher: blake3::Hasher::new() };
         let sink = match &self.recipient {
-            None => Sink::Plain(buffer),
+            None => Sink::Plain(Box::new(buffer)),
             Some(recipient) => {
                 Sink::Sealed(Box::new(keys::seal_into(std::slice::from_ref(recipient), buffer)?))
             }
@@ -219,10 +219,10 @@ impl Lane {
         }
         .map_err(keys::sealing_failed)?;
         pack.length += frame.len() as u64;
-        if pack.length >= self.packs.pack_bytes {
-            if let Some((pack, permit)) = self.current.take() {
-                self.packs.upload(pack, Some(permit))?;
-            }
+        if pack.length >= self.packs.pack_bytes
+            && let Some((pack, permit)) = self.current.take()
+        {
+            self.packs.upload(pack, Some(permit))?;
         }
         Ok(place)
     }

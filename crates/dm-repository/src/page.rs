@@ -162,7 +162,7 @@ impl Extent {
 pub(crate) fn push_joined(extents: &mut Vec<Extent>, next: Extent) {
     match extents.last_mut() {
         // A span's first extent is never joined to the one before, so that a span's page depends on the span alone.
-        Some(last) if last.continues(&next) && next.offset % SPAN_BYTES != 0 => last.absorb(&next),
+        Some(last) if last.continues(&next) && !next.offset.is_multiple_of(SPAN_BYTES) => last.absorb(&next),
         _ => extents.push(next),
     }
 }

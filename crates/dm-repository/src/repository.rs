@@ -171,11 +171,11 @@ impl Repository {
         };
         let description: Description = document::read(FORMAT, &bytes).map_err(|e| e.about(key.as_ref()))?;
         check(&description)?;
-        if let (Some(encryption), Some(identity)) = (&description.encryption, &open.index_identity) {
-            if identity.recipient() != encryption.index_recipient {
-                return Err(Error::invalid("the index identity does not belong to this repository")
-                    .with_hint(format!("give the private key of {}, or none", encryption.index_recipient)));
-            }
+        if let (Some(encryption), Some(identity)) = (&description.encryption, &open.index_identity)
+            && identity.recipient() != encryption.index_recipient
+        {
+            return Err(Error::invalid("the index identity does not belong to this repository")
+                .with_hint(format!("give the private key of {}, or none", encryption.index_recipient)));
         }
         let honours = match ctx.run(probe(&storage)).await? {
             Probe::Honoured => true,

@@ -139,12 +139,12 @@ impl Repository {
     async fn verify_records(&self, ctx: &OpContext, header: &BackupHeader, seen: &mut Seen) -> Result<()> {
         let stored = self.header(ctx, &header.target, header.id).await;
         seen.objects += 1;
-        if let Some(stored) = seen.take(stored)? {
-            if stored != *header {
-                seen.wrong(
-                    &Error::corrupt("the commit is another one than was listed").about(header.id.to_string()),
-                );
-            }
+        if let Some(stored) = seen.take(stored)?
+            && stored != *header
+        {
+            seen.wrong(
+                &Error::corrupt("the commit is another one than was listed").about(header.id.to_string()),
+            );
         }
         for id in &header.references {
             let there = ctx.run(self.check_usable(&header.target, *id)).await;

@@ -16,8 +16,10 @@ use crate::parent::ParentMember;
 use crate::write_stream::length;
 use crate::writer::{MemberSummary, Shared};
 
-/// Content of a frame of gathered pages.
-const FRAME_BYTES: usize = 256 << 10;
+/// Content of a frame when nothing is there to compare with: pages follow each other, and larger frames compress better and faster.
+const FULL_FRAME_BYTES: usize = 1 << 20;
+/// Content of a frame of changed pages, which may come from far apart: a restore reads it for each of its pages.
+const CHANGED_FRAME_BYTES: usize = 256 << 10;
 
 /// A block and the digests of its pages; a page of zeros has none.
 struct Hashed {
@@ -72,7 +74,7 @@ pub(crate) async fn write(
         Ok(())
     };
     // Cutting and writing go on side by side: the writer takes frames in order while later ones are compressed.
-    let (end, ()) = ctx.run(async { tokio::try_join!(cutter.run(blocks), writing) }).await?;
+    let (end, ()) = Box::pin(ctx.run(async { tokio::try_join!(cutter.run(blocks), writing) })).await?;
     summary.size = end.size;
     let done = map.finish(spec, end.size, end.digest).await?;
     Ok((done, summary))
@@ -89,6 +91,7 @@ struct Cutter<'a> {
     shared: &'a Arc<Shared>,
     cpu: Cpu,
     page_bytes: usize,
+    frame_bytes: usize,
     parent: Option<ParentMember>,
     steps: mpsc::Sender<Step>,
     digest: MemberDigest,
@@ -115,6 +118,7 @@ impl<'a> Cutter<'a> {
             shared,
             cpu: shared.cpu(),
             page_bytes,
+            frame_bytes: if parent.is_some() { CHANGED_FRAME_BYTES } else { FULL_FRAME_BYTES },
             parent,
             steps,
             digest: MemberDigest::new(&shared.hash_key),
@@ -217,7 +221,7 @@ impl<'a> Cutter<'a> {
         push_joined(&mut self.runs, extent);
         self.gathered += bytes.len();
         self.parts.push(bytes);
-        if self.gathered + self.page_bytes > FRAME_BYTES { self.cut().await } else { Ok(()) }
+        if self.gathered + self.page_bytes > self.frame_bytes { self.cut().await } else { Ok(()) }
     }
 
     /// The parent's page at this offset, when it is the same.

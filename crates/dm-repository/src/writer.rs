@@ -297,7 +297,7 @@ impl BackupWriter {
         if !self.shared.lock().names.insert(name.clone()) {
             return Err(Error::invalid("a member of this name was written before").about(name));
         }
-        let result = self.write_named(ctx, spec, blocks).await;
+        let result = Box::pin(self.write_named(ctx, spec, blocks)).await;
         if result.is_err() {
             self.shared.lock().names.remove(&name);
         }

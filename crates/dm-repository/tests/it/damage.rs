@@ -109,7 +109,7 @@ async fn a_restore_of_a_damaged_pack_fails_and_names_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn places_that_are_no_usable_repository() {
     let open =
-        |store: &Arc<TestStore>| Repository::open(Arc::clone(store) as _, &ctx_static(), open_options(None));
+        |store: &Arc<TestStore>| Repository::open(Arc::clone(store) as _, ctx_static(), open_options(None));
     let store = TestStore::new();
     assert_eq!(open(&store).await.unwrap_err().kind(), ErrorKind::NotFound);
     store.poke(&Path::from("holiday.jpg"), "x".into()).await;

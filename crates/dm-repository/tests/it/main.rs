@@ -1,6 +1,9 @@
 //! The repository's tests, in one binary.
 #![allow(
     missing_docs,
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::large_futures,
     unreachable_pub,
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,

@@ -41,8 +41,11 @@ pub struct TestStore {
     inner: Arc<Data>,
     calls: Arc<AtomicUsize>,
     fault: Arc<Mutex<Option<(usize, Fault)>>>,
-    gate: Arc<Mutex<Option<(usize, Arc<Gate>)>>>,
+    gate: NextGate,
 }
+
+/// The call that stands still, and where.
+type NextGate = Arc<Mutex<Option<(usize, Arc<Gate>)>>>;
 
 /// Where a program stands still.
 #[derive(Debug)]
