@@ -41,12 +41,12 @@ pub use config::Config;
 pub use dm_audit as audit_trail;
 pub use dm_backup as backup;
 pub use dm_core::{
-    AccessMode, Action, Actor, BackupId, BackupKind, BackupMode, BackupRequest, ByteSize, Clock, Comparison,
-    ConsistencyPoint, ContentDigest, Destination, Effect, Engine, EngineId, EngineKind, Error, ErrorKind,
-    Finding, Grant, Health, Isolation, Level, NoProgress, OpContext, Period, Permissions, PlanDigest,
-    Preflight, Progress, ProgressSink, RepositoryId, Resource, Result, Row, RowStream, RunId, Secret,
-    Statement, SystemClock, TableComparison, TableFacts, TargetName, Transaction, TransactionOptions, Value,
-    redact_url,
+    AccessMode, Action, Actor, AuditOutcome, BackupId, BackupKind, BackupMode, BackupRequest, ByteSize,
+    Clock, Comparison, ConsistencyPoint, ContentDigest, Destination, Effect, Engine, EngineId, EngineKind,
+    Error, ErrorKind, Finding, Grant, Health, Isolation, Level, NoProgress, OpContext, Period, Permissions,
+    PlanDigest, Preflight, Progress, ProgressSink, RepositoryId, Resource, Result, Row, RowStream, RunId,
+    Secret, Statement, SystemClock, TableComparison, TableFacts, TargetName, Transaction, TransactionOptions,
+    Value, redact_url,
 };
 pub use dm_repository as repository;
 pub use dm_store::{Order, Page, ProofKind, RecoveryProof};

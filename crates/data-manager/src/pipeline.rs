@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use dm_core::{
     Action, AuditEvent, AuditIntent, AuditOutcome, AuditSink, Effect, Error, ErrorKind, OpContext, Resource,
-    Result,
+    Result, RunId,
 };
 use dm_store::{RunEnd, RunStart};
 use futures::future::BoxFuture;
@@ -61,7 +61,7 @@ impl DataManager {
         work: BoxFuture<'_, Result<T>>,
     ) -> Result<T> {
         let Operation { action, resource, details } = operation;
-        let intent = AuditIntent {
+        let mut intent = AuditIntent {
             run_id: ctx.run_id(),
             actor: ctx.actor().name.clone(),
             action: action.to_string(),
@@ -80,9 +80,16 @@ impl DataManager {
                 return Err(denied);
             }
             if action.writes {
-                audit
-                    .begin_run(&start(ctx, &intent), &event(ctx, &intent, AuditOutcome::Intent, began, None))
-                    .await?;
+                let first = event(ctx, &intent, AuditOutcome::Intent, began, None);
+                match audit.begin_run(&start(ctx, &intent), &first).await {
+                    // A context that serves several operations: each is a run of its own.
+                    Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                        intent.run_id = RunId::generate();
+                        let first = event(ctx, &intent, AuditOutcome::Intent, began, None);
+                        audit.begin_run(&start(ctx, &intent), &first).await?;
+                    }
+                    begun => begun?,
+                }
             }
             // The work watches the context itself: dropping it here would leave behind what it cleans up when cancelled.
             let result = match ctx.check() {

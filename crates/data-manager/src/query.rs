@@ -1,8 +1,8 @@
 //! Statements against the engines.
 
 use dm_core::{
-    Action, Engine, EngineId, Error, OpContext, QueryPort, Result, Row, RowStream, Statement, Transaction,
-    TransactionOptions,
+    AccessMode, Action, Engine, EngineId, Error, OpContext, QueryPort, Result, Row, RowStream, Statement,
+    Transaction, TransactionOptions,
 };
 use std::sync::Arc;
 
@@ -83,7 +83,11 @@ impl DataManager {
     ) -> Result<Box<dyn Transaction>> {
         let engine = self.engine(engine)?;
         let port = port(&engine)?;
-        self.operate(ctx, Operation::new(EXECUTE, engine.id().as_str()), async { Ok(()) }).await?;
+        let action = match options.access {
+            AccessMode::ReadOnly => QUERY,
+            AccessMode::ReadWrite => EXECUTE,
+        };
+        self.operate(ctx, Operation::new(action, engine.id().as_str()), async { Ok(()) }).await?;
         port.begin(ctx, options).await
     }
 

@@ -32,11 +32,16 @@ impl Surroundings {
     /// The process's own. Environment variables that are no Unicode are left out: no setting can be one.
     #[must_use]
     pub fn of_process() -> Self {
-        let env =
-            std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
+        let mut env: BTreeMap<String, String> = std::env::vars_os()
+            .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
+            .collect();
+        // The audit trail should name who the kernel says it is, not what a variable says.
+        if let Some(user) = user_of_process() {
+            env.insert("USER".to_owned(), user);
+        }
         Self {
             args: std::env::args_os().collect(),
-            env: env.collect(),
+            env,
             folder: std::env::current_dir().unwrap_or_else(|_| PathBuf::from(".")),
             stdin: Box::new(BufReader::new(std::io::stdin())),
             stdout: Box::new(BufWriter::new(std::io::stdout())),
@@ -70,6 +75,19 @@ impl Surroundings {
             owns_process: false,
         }
     }
+}
+
+/// The name of the process's effective user, or `uid <n>` for one without a name.
+fn user_of_process() -> Option<String> {
+    use std::os::unix::fs::MetadataExt;
+    let uid = std::fs::metadata("/proc/self").ok()?.uid();
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let named = users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse::<u32>().ok()? == uid).then(|| name.to_owned())
+    });
+    Some(named.unwrap_or_else(|| format!("uid {uid}")))
 }
 
 impl std::fmt::Debug for Surroundings {

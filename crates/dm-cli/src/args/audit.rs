@@ -1,9 +1,8 @@
 //! `dm audit`.
 
 use clap::{Args, Subcommand, ValueEnum};
-use data_manager::RunId;
 use data_manager::audit_trail::LogHead;
-use serde::Serialize;
+use data_manager::{AuditOutcome, RunId};
 
 use super::LinesArgs;
 
@@ -81,8 +80,7 @@ pub(crate) struct LogArgs {
 }
 
 /// How an operation ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum OutcomeArg {
     /// Begun; no end is known.
     Intent,
@@ -96,6 +94,19 @@ pub(crate) enum OutcomeArg {
     Denied,
     /// Cancelled.
     Interrupted,
+}
+
+impl From<OutcomeArg> for AuditOutcome {
+    fn from(outcome: OutcomeArg) -> Self {
+        match outcome {
+            OutcomeArg::Intent => Self::Intent,
+            OutcomeArg::Success => Self::Success,
+            OutcomeArg::Partial => Self::Partial,
+            OutcomeArg::Failure => Self::Failure,
+            OutcomeArg::Denied => Self::Denied,
+            OutcomeArg::Interrupted => Self::Interrupted,
+        }
+    }
 }
 
 /// Checks that nothing in the trail was changed.

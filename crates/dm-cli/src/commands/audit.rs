@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
 use data_manager::audit_trail::{AuditVerification, LogFilter, SealedEvent};
-use data_manager::{DataManager, Error, Order, Page, Period, Result};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use data_manager::{AuditOutcome, DataManager, Error, Order, Page, Period, Result};
 
 use crate::args::{AuditArgs, AuditCommand, AuditVerifyArgs, LogArgs};
 use crate::exit::Exit;
@@ -32,7 +30,7 @@ async fn log(session: &mut Session, dm: &DataManager, args: LogArgs) -> Result<E
         actor: args.actor,
         action_prefix: args.action,
         resource: args.resource,
-        outcome: args.outcome.map(same_word).transpose()?,
+        outcome: args.outcome.map(Into::into),
         since: args.since.as_deref().map(|t| moment("--since", t, ctx.now())).transpose()?,
         until: args.until.as_deref().map(|t| moment("--until", t, ctx.now())).transpose()?,
         run_id: args.run,
@@ -70,7 +68,7 @@ fn tell_log(session: &mut Session, events: &[SealedEvent]) -> Result<()> {
             event.actor.clone(),
             event.action.clone(),
             event.resource.clone(),
-            same_word(event.outcome)?,
+            word(event.outcome).to_owned(),
             text::duration(Duration::from_micros(event.duration_us)),
             event.error.clone().unwrap_or_default(),
         ]);
@@ -78,11 +76,16 @@ fn tell_log(session: &mut Session, events: &[SealedEvent]) -> Result<()> {
     session.out.table(&table)
 }
 
-/// The same word in another type: both enumerations are written alike.
-fn same_word<A: Serialize, B: DeserializeOwned>(from: A) -> Result<B> {
-    serde_json::to_value(from)
-        .and_then(serde_json::from_value)
-        .map_err(|e| Error::internal("a word of the audit trail is not known").with_source(e))
+/// The outcome as the JSON answers write it.
+fn word(outcome: AuditOutcome) -> &'static str {
+    match outcome {
+        AuditOutcome::Intent => "intent",
+        AuditOutcome::Success => "success",
+        AuditOutcome::Partial => "partial",
+        AuditOutcome::Failure => "failure",
+        AuditOutcome::Denied => "denied",
+        AuditOutcome::Interrupted => "interrupted",
+    }
 }
 
 /// A moment as people write it: an instant, a date, or a period back from now.
