@@ -102,11 +102,21 @@ impl Repository {
         let Some(inventory) = seen.take(inventory)? else { return Ok(seen) };
         self.verify_objects(ctx, header, &inventory, level, &mut seen).await?;
         if level == VerifyLevel::Full {
-            let reader = self.read_for(ctx, header, Purpose::Verify).await;
-            if let Some(reader) = seen.take(reader)? {
-                let failures = reader.check_all(ctx).await;
-                reader.close().await?;
-                failures?.iter().for_each(|e| seen.wrong(e));
+            let failures = match self.read_for(ctx, header, Purpose::Verify).await {
+                Ok(reader) => {
+                    let failures = reader.check_all(ctx).await;
+                    reader.close().await?;
+                    failures
+                }
+                Err(error) => Err(error),
+            };
+            match failures {
+                Ok(failures) => failures.iter().for_each(|e| seen.wrong(e)),
+                // A damaged key object looks like one for somebody else; that it is damaged was found before.
+                Err(error) if error.kind() == ErrorKind::Denied && !seen.findings.is_empty() => {
+                    seen.wrong(&error)
+                }
+                Err(error) => drop(seen.take::<()>(Err(error))?),
             }
         }
         Ok(seen)

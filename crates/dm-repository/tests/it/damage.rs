@@ -49,7 +49,8 @@ async fn a_flipped_byte_in_every_object_is_found() {
             assert!(!found(&store, options.clone(), level, 2).await, "undamaged");
             store.restore(&objects).await;
             for (key, bytes) in &objects {
-                for place in [0, bytes.len() / 3, bytes.len() / 2, bytes.len() - 2, bytes.len() - 1] {
+                let spread = (0..7).map(|i| bytes.len() * i / 7);
+                for place in spread.chain([bytes.len() - 2, bytes.len() - 1]) {
                     let mut flipped = bytes.to_vec();
                     flipped[place] ^= 0x10;
                     store.poke(key, flipped.into()).await;
@@ -103,6 +104,36 @@ async fn a_restore_of_a_damaged_pack_fails_and_names_it() {
             assert!(!failed.is_empty(), "{key}");
             store.restore(&objects).await;
         }
+    }
+}
+
+/// Sound frames with other content: only the content digests tell.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pack_in_the_place_of_another_is_found() {
+    use rand::{RngCore, SeedableRng};
+    let store = TestStore::new();
+    let repository = make(&store, None).await;
+    let mut backups = Vec::new();
+    for seed in 0..2 {
+        let mut bytes = vec![0; 50_000];
+        rand::rngs::StdRng::seed_from_u64(seed).fill_bytes(&mut bytes);
+        let content = [stream("rows", bytes.clone(), 9000), pages("file", bytes, 4096, 40_960)];
+        backups.push(back_up(&repository, "shop", None, &content).await.unwrap());
+    }
+    let pack = |i: usize, n: u32| Path::from(format!("backups/shop/{}/packs/{n:08}.pack", backups[i].id));
+    let objects = store.dump().await;
+    for (key, bytes) in &objects {
+        for n in 0..3 {
+            if *key == pack(0, n) {
+                store.poke(&pack(1, n), bytes.clone()).await;
+            }
+        }
+    }
+    let reader = repository.read(&ctx(), &backups[1]).await.unwrap();
+    for name in ["rows", "file"] {
+        let error = content(&reader, name, 50_000).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert!(error.to_string().contains("not what was written"), "{error}");
     }
 }
 

@@ -117,6 +117,14 @@ async fn a_writer_that_stands_still_while_its_parent_is_deleted() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deleter_that_stands_still_while_a_child_is_committed() {
+    for dies in [false, true] {
+        stand_still_while_a_child_is_committed(dies).await;
+    }
+}
+
+/// With `dies`, the deleter's call is its last one.
+async fn stand_still_while_a_child_is_committed(dies: bool) {
+    let mut unmarked = 0;
     for n in 0.. {
         let store = TestStore::new();
         let repository = make(&store, None).await;
@@ -146,11 +154,19 @@ async fn a_deleter_that_stands_still_while_a_child_is_committed() {
             }
         };
         let committed = writer.commit(&ctx(), source(chrono::Utc::now()), summary()).await;
+        if dies {
+            slow.fail(0, Fault::Dead);
+        }
         gate.open();
         let deleted = task.await.unwrap();
+        if let (Ok(header), false) = (&committed, dies) {
+            // Not only in the end: the deleter has taken its mark back by the time it says so.
+            let listing = repository.list(&ctx(), None).await.unwrap();
+            assert!(listing.backups.iter().any(|b| b.id == header.id), "call {n}: {:?}", listing.problems);
+        }
         for _ in 0..3 {
             store.advance(4 * 3600);
-            repository.sweep(&ctx(), SweepOptions::default()).await.unwrap();
+            unmarked += repository.sweep(&ctx(), SweepOptions::default()).await.unwrap().unmarked.len();
         }
         let listing = repository.list(&ctx(), None).await.unwrap();
         assert!(listing.problems.is_empty(), "call {n}: {:?}", listing.problems);
@@ -167,6 +183,8 @@ async fn a_deleter_that_stands_still_while_a_child_is_committed() {
         drop(deleted);
         if ended {
             assert!(n > 10);
+            // The deleter died between its mark and its second look: only the sweep could mend that.
+            assert_eq!(unmarked > 0, dies);
             break;
         }
     }
@@ -181,6 +199,8 @@ async fn a_sweep_waits_for_readers_and_writers_that_were_there_before_the_mark()
     let reader = repository.read(&ctx(), &doomed).await.unwrap();
     repository.tombstone(&ctx(), &doomed, "test").await.unwrap();
     assert_eq!(repository.read(&ctx(), &doomed).await.unwrap_err().kind(), ErrorKind::Conflict);
+    let report = repository.sweep(&ctx(), SweepOptions::default()).await.unwrap();
+    assert!(report.waiting[0].1.contains("less than a lease"), "{report:?}");
     store.advance(3700);
     let report = repository.sweep(&ctx(), SweepOptions::default()).await.unwrap();
     assert!(report.removed.is_empty());
