@@ -66,7 +66,12 @@ pub enum Effect {
 ///
 /// `Display` gives one lowercase sentence without the source; binaries print the chain of sources and the
 /// [`hint`](Error::hint) — the way out — at the edge.
-pub struct Error(Box<Inner>);
+#[derive(thiserror::Error)]
+#[error("{inner}")]
+pub struct Error {
+    inner: Box<Inner>,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
 
 struct Inner {
     kind: ErrorKind,
@@ -76,13 +81,12 @@ struct Inner {
     engine: Option<EngineKind>,
     subject: Option<String>,
     hint: Option<String>,
-    source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
 impl Error {
     /// Makes an error of a kind with a message (lowercase, no final stop, no secret).
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self(Box::new(Inner {
+        let inner = Box::new(Inner {
             kind,
             effect: Effect::None,
             message: message.into(),
@@ -90,8 +94,8 @@ impl Error {
             engine: None,
             subject: None,
             hint: None,
-            source: None,
-        }))
+        });
+        Self { inner, source: None }
     }
 
     /// An [`ErrorKind::Invalid`].
@@ -127,115 +131,109 @@ impl Error {
     /// Says what is known of the effect.
     #[must_use]
     pub fn with_effect(mut self, effect: Effect) -> Self {
-        self.0.effect = effect;
+        self.inner.effect = effect;
         self
     }
 
     /// Names the operation, for example `"backup run"`. The innermost name is kept.
     #[must_use]
     pub fn in_operation(mut self, operation: &'static str) -> Self {
-        self.0.operation.get_or_insert(operation);
+        self.inner.operation.get_or_insert(operation);
         self
     }
 
     /// Names the engine. The innermost is kept.
     #[must_use]
     pub fn on_engine(mut self, engine: EngineKind) -> Self {
-        self.0.engine.get_or_insert(engine);
+        self.inner.engine.get_or_insert(engine);
         self
     }
 
     /// Names what it was about: a table, an object key, a backup. The innermost is kept.
     #[must_use]
     pub fn about(mut self, subject: impl Into<String>) -> Self {
-        self.0.subject.get_or_insert_with(|| subject.into());
+        self.inner.subject.get_or_insert_with(|| subject.into());
         self
     }
 
     /// Gives the way out, in words a person can act on.
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
-        self.0.hint = Some(hint.into());
+        self.inner.hint = Some(hint.into());
         self
     }
 
     /// Keeps the cause.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        self.0.source = Some(source.into());
+        self.source = Some(source.into());
         self
     }
 
     /// The kind.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
-        self.0.kind
+        self.inner.kind
     }
 
     /// What is known of the effect.
     #[must_use]
     pub fn effect(&self) -> Effect {
-        self.0.effect
+        self.inner.effect
     }
 
     /// The operation, where it was named.
     #[must_use]
     pub fn operation(&self) -> Option<&'static str> {
-        self.0.operation
+        self.inner.operation
     }
 
     /// The engine, where there was one.
     #[must_use]
     pub fn engine(&self) -> Option<EngineKind> {
-        self.0.engine
+        self.inner.engine
     }
 
     /// What it was about.
     #[must_use]
     pub fn subject(&self) -> Option<&str> {
-        self.0.subject.as_deref()
+        self.inner.subject.as_deref()
     }
 
     /// The way out.
     #[must_use]
     pub fn hint(&self) -> Option<&str> {
-        self.0.hint.as_deref()
+        self.inner.hint.as_deref()
     }
 
     /// Whether the same call may be made again: the failure is of the passing sort and nothing happened.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        matches!(self.0.kind, ErrorKind::Unreachable | ErrorKind::Busy | ErrorKind::Timeout)
-            && self.0.effect == Effect::None
+        matches!(self.inner.kind, ErrorKind::Unreachable | ErrorKind::Busy | ErrorKind::Timeout)
+            && self.inner.effect == Effect::None
     }
 }
 
-impl fmt::Display for Error {
+impl fmt::Display for Inner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(subject) = &self.0.subject {
+        if let Some(subject) = &self.subject {
             write!(f, "{subject}: ")?;
         }
-        f.write_str(&self.0.message)
+        f.write_str(&self.message)
     }
 }
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Error")
-            .field("kind", &self.0.kind)
-            .field("effect", &self.0.effect)
-            .field("operation", &self.0.operation)
-            .field("engine", &self.0.engine)
-            .field("subject", &self.0.subject)
-            .field("message", &self.0.message)
-            .field("hint", &self.0.hint)
-            .field("source", &self.0.source)
+            .field("kind", &self.inner.kind)
+            .field("effect", &self.inner.effect)
+            .field("operation", &self.inner.operation)
+            .field("engine", &self.inner.engine)
+            .field("subject", &self.inner.subject)
+            .field("message", &self.inner.message)
+            .field("hint", &self.inner.hint)
+            .field("source", &self.source)
             .finish()
-    }
-}
-
-impl StdError for Error {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.0.source.as_deref().map(|s| s as _)
     }
 }
