@@ -127,11 +127,11 @@ pub(crate) struct Belonging {
 
 /// Objects by their catalog's oid and their own.
 pub(crate) async fn belongings(connection: &mut PgConnection) -> Result<BTreeMap<(i64, i64), Belonging>> {
-    let rows: Vec<(i64, i64, i64, Option<i64>, Option<String>)> =
-        sqlx::query_as(include_str!("sql/catalog/belongings.sql"))
-            .fetch_all(connection)
-            .await
-            .map_err(reading)?;
+    type Line = (i64, i64, i64, Option<i64>, Option<String>);
+    let rows: Vec<Line> = sqlx::query_as(include_str!("sql/catalog/belongings.sql"))
+        .fetch_all(connection)
+        .await
+        .map_err(reading)?;
     Ok(rows
         .into_iter()
         .map(|(c, o, relation, needs, name)| ((c, o), Belonging { relation, needs, name }))
@@ -209,6 +209,10 @@ pub(crate) async fn database_properties(connection: &mut PgConnection) -> Result
     let bare: serde_json::Value = parse(&text("row")?)?;
     let field = |name: &str| bare.get(name).and_then(serde_json::Value::as_str).map(str::to_owned);
     let grants: Vec<DatabaseGrant> = parse(&text("grants")?)?;
+    let mut roles: Vec<RoleUse> = parse(&text("roles")?)?;
+    if let Some(name) = row.try_get::<Option<String>, _>("first_superuser").map_err(reading)? {
+        roles.push(RoleUse { name, used: "o".to_owned() });
+    }
     let has_acl = bare.get("datacl").is_some_and(|v| !v.is_null());
     Ok(DatabaseProperties {
         encoding: text("encoding")?,
@@ -224,7 +228,7 @@ pub(crate) async fn database_properties(connection: &mut PgConnection) -> Result
         grants: has_acl.then_some(grants),
         settings: parse(&text("settings")?)?,
         extensions: parse(&text("extensions")?)?,
-        roles: parse(&text("roles")?)?,
+        roles,
     })
 }
 

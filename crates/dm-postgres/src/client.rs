@@ -121,7 +121,7 @@ impl Client {
         Self { database: database.to_owned(), ..self.clone() }
     }
 
-    /// The driver's form. Nothing is taken from the environment.
+    /// The driver's form. Place, user, password and mode come from the URL alone, never from the environment.
     pub(crate) fn connect_options(&self) -> PgConnectOptions {
         let mode = self.ssl.get("sslmode").and_then(|m| m.parse().ok()).unwrap_or(PgSslMode::Prefer);
         let mut options = PgConnectOptions::new_without_pgpass()
@@ -134,9 +134,8 @@ impl Client {
             true => options.socket(&self.host),
             false => options.host(&self.host),
         };
-        if let Some(password) = &self.password {
-            options = options.password(password.expose());
-        }
+        // Set even when there is none, or the driver would take PGPASSWORD.
+        options = options.password(self.password.as_ref().map_or("", Secret::expose));
         if let Some(path) = self.ssl.get("sslrootcert") {
             options = options.ssl_root_cert(path);
         }

@@ -23,7 +23,7 @@ pub(crate) async fn diagnose(ctx: &OpContext, client: &Client) -> Vec<Finding> {
         }
     };
     let mut findings = Vec::new();
-    if let Err(error) = ctx.run(examine(ctx, client, &mut connection, &mut findings)).await {
+    if let Err(error) = ctx.run(Box::pin(examine(ctx, client, &mut connection, &mut findings))).await {
         findings.push(Finding::new(Level::Error, "examination", chain(&error)));
     }
     close(connection).await;

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use dm_core::{
-    BackupSource, Capabilities, Engine, EngineId, EngineKind, Finding, Health, OpContext, QueryPort,
-    RestoreTarget, Result, Secret, ServerVersion,
+    BackupSource, Capabilities, Engine, EngineId, EngineKind, Error, ErrorKind, Finding, Health, Level,
+    OpContext, QueryPort, RestoreTarget, Result, Secret, ServerVersion,
 };
 use sqlx::ConnectOptions;
 use sqlx::Executor;
@@ -47,7 +47,12 @@ impl PostgresEngine {
         Ok(Self { id, client, pool })
     }
 
+    fn check_open(&self) -> Result<()> {
+        check_open(&self.pool)
+    }
+
     async fn health(&self, ctx: &OpContext) -> Result<Health> {
+        self.check_open()?;
         let mut connection = open(ctx, &self.client).await?;
         let result = ctx
             .run(async {
@@ -149,6 +154,7 @@ impl Engine for PostgresEngine {
     }
 
     async fn version(&self, ctx: &OpContext) -> Result<ServerVersion> {
+        self.check_open()?;
         let mut connection = open(ctx, &self.client).await?;
         let version = ctx.run(catalog::version(&mut connection)).await;
         close(connection).await;
@@ -160,7 +166,10 @@ impl Engine for PostgresEngine {
     }
 
     async fn diagnose(&self, ctx: &OpContext) -> Vec<Finding> {
-        diagnose::diagnose(ctx, &self.client).await
+        match self.check_open() {
+            Ok(()) => diagnose::diagnose(ctx, &self.client).await,
+            Err(error) => vec![Finding::new(Level::Error, "reachable", error.to_string())],
+        }
     }
 
     fn query(&self) -> Option<Arc<dyn QueryPort>> {
@@ -168,7 +177,7 @@ impl Engine for PostgresEngine {
     }
 
     fn backup(&self) -> Option<Arc<dyn BackupSource>> {
-        Some(Arc::new(PostgresBackup { client: self.client.clone() }))
+        Some(Arc::new(PostgresBackup { client: self.client.clone(), pool: self.pool.clone() }))
     }
 
     fn restore(&self) -> Option<Arc<dyn RestoreTarget>> {
@@ -177,5 +186,15 @@ impl Engine for PostgresEngine {
 
     async fn close(&self) {
         self.pool.close().await;
+    }
+}
+
+/// Fails once the engine was closed: backups and restores make connections of their own, and must not then.
+pub(crate) fn check_open(pool: &PgPool) -> Result<()> {
+    match pool.is_closed() {
+        true => {
+            Err(Error::new(ErrorKind::Unreachable, "the engine was closed").on_engine(EngineKind::Postgres))
+        }
+        false => Ok(()),
     }
 }

@@ -66,7 +66,7 @@ pub(crate) fn map(error: sqlx::Error, during: During) -> Error {
     };
     let mapped = match &error {
         sqlx::Error::Database(database) => {
-            let code = database.code().map(|c| c.into_owned()).unwrap_or_default();
+            let code = database.code().map(std::borrow::Cow::into_owned).unwrap_or_default();
             let kind = kind_of(&code);
             let mut message = format!("the server refused: {} (SQLSTATE {code})", database.message());
             if let Some(detail) = database.try_downcast_ref::<PgDatabaseError>().and_then(|e| e.detail()) {
@@ -120,7 +120,7 @@ pub(crate) fn writing(error: sqlx::Error) -> Error {
 
 /// The SQLSTATE of a driver's error.
 pub(crate) fn sqlstate(error: &sqlx::Error) -> Option<String> {
-    error.as_database_error().and_then(|e| e.code()).map(|c| c.into_owned())
+    error.as_database_error().and_then(sqlx::error::DatabaseError::code).map(std::borrow::Cow::into_owned)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 //!   `COPY` under the same one; large tables are split by ranges of heap blocks.
 //! - A restore goes into a sealed database of a temporary name, is compared with the digests that the backup took,
 //!   and gets its final name last.
-//! - Two places may put text into a statement: [`sql`] quotes identifiers and literals, everything else is bound.
+//! - One module (`sql`) puts text into statements, quoted; everything else is bound.
 
 mod backup;
 mod catalog;

@@ -105,14 +105,15 @@ impl Ready {
         }
         let columns: Arc<[String]> = prepared.columns().iter().map(|c| c.name().to_owned()).collect();
         let mut types: Vec<u32> = prepared.columns().iter().map(|c| result_type(c.type_info())).collect();
-        if rows && types.iter().any(|t| !value::is_native(*t)) {
-            if let Some(wrapped) = wrap(&text, &types) {
-                prepared = prepare(connection, &wrapped).await.map_err(|e| {
-                    e.with_hint("cast columns of types that are neither numbers, texts nor times to text")
-                })?;
-                for type_oid in types.iter_mut().filter(|t| !value::is_native(**t)) {
-                    *type_oid = oid::TEXT;
-                }
+        if rows
+            && types.iter().any(|t| !value::is_native(*t))
+            && let Some(wrapped) = wrap(&text, &types)
+        {
+            prepared = prepare(connection, &wrapped).await.map_err(|e| {
+                e.with_hint("cast columns of types that are neither numbers, texts nor times to text")
+            })?;
+            for type_oid in types.iter_mut().filter(|t| !value::is_native(**t)) {
+                *type_oid = oid::TEXT;
             }
         }
         let mut arguments = PgArguments::default();

@@ -40,7 +40,9 @@ async fn pin(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     // Only a superuser may choose the language of messages; others get the server's.
     match connection.execute("SET lc_messages = 'C'").await {
         Err(e) if e.as_database_error().is_some() => {}
-        other => drop(other?),
+        other => {
+            other?;
+        }
     }
     connection.execute(PINNED_WHERE_KNOWN).await.map(drop)
 }

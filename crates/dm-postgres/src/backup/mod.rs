@@ -21,7 +21,10 @@ pub(crate) use members::{SEQUENCES, SequenceValue, TableCopy};
 pub(crate) use open::scratch_failed;
 pub(crate) use preflight::{client_tools, connections};
 
+use sqlx::postgres::PgPool;
+
 use crate::client::Client;
+use crate::engine::check_open;
 
 /// The member with the archive of definitions.
 pub(crate) const SCHEMA: &str = "schema/schema.dump";
@@ -34,17 +37,21 @@ pub(crate) const LARGE_OBJECT_FACTS: &str = "pg_catalog.pg_largeobject";
 #[derive(Clone, Debug)]
 pub(crate) struct PostgresBackup {
     pub(crate) client: Client,
+    /// The engine's pool, which tells whether the engine was closed.
+    pub(crate) pool: PgPool,
 }
 
 #[async_trait]
 impl BackupSource for PostgresBackup {
     async fn preflight(&self, ctx: &OpContext, request: &BackupRequest) -> Result<Preflight> {
         check_mode(request)?;
+        check_open(&self.pool)?;
         preflight::look(ctx, &self.client, request).await
     }
 
     async fn open(&self, ctx: &OpContext, request: &BackupRequest) -> Result<Box<dyn BackupSession>> {
         check_mode(request)?;
+        check_open(&self.pool)?;
         Ok(Box::new(open::open(ctx, &self.client, request).await?))
     }
 }

@@ -123,7 +123,7 @@ impl BackupSession for LogicalBackup {
         // A task of its own, so that reading and hashing go on while the consumer compresses what it has. It ends when
         // the receiver is dropped: its next send fails.
         tokio::spawn(async move {
-            let outcome = ctx.run(shared.read(&ctx, &member, how, &mut sender)).await;
+            let outcome = ctx.run(Box::pin(shared.read(&ctx, &member, how, &mut sender))).await;
             match outcome {
                 Ok(Some(outcome)) => {
                     shared

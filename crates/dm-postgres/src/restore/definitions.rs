@@ -160,14 +160,14 @@ impl Definitions {
                     continue;
                 }
             }
-            if let Some(needs) = belonging.and_then(|b| b.needs.as_deref()) {
-                if left_out.contains(needs) || !plan.wants(needs) {
-                    let table = belonging.map_or("", |b| b.relation.as_str());
-                    ctx.progress(Progress::Warning(format!(
-                        "a foreign key of {table} is left out: {needs} is not restored"
-                    )));
-                    continue;
-                }
+            if let Some(needs) = belonging.and_then(|b| b.needs.as_deref())
+                && (left_out.contains(needs) || !plan.wants(needs))
+            {
+                let table = belonging.map_or("", |b| b.relation.as_str());
+                ctx.progress(Progress::Warning(format!(
+                    "a foreign key of {table} is left out: {needs} is not restored"
+                )));
+                continue;
             }
             rest.push(line.as_str());
         }

@@ -15,6 +15,7 @@ use dm_core::{
 use sqlx::postgres::PgPool;
 
 use crate::client::Client;
+use crate::engine::check_open;
 
 /// A server as a target of restores.
 #[derive(Clone, Debug)]
@@ -32,6 +33,7 @@ impl RestoreTarget for PostgresRestore {
         request: &RestoreRequest,
         manifest: &RestoreManifest,
     ) -> Result<RestorePreview> {
+        check_open(&self.pool)?;
         preview::preview(ctx, &self.client, request, manifest).await
     }
 
@@ -42,6 +44,7 @@ impl RestoreTarget for PostgresRestore {
         manifest: &RestoreManifest,
         preview: &RestorePreview,
     ) -> Result<Box<dyn RestoreSession>> {
+        check_open(&self.pool)?;
         Ok(Box::new(session::open(ctx, self, request, manifest, preview).await?))
     }
 }

@@ -77,7 +77,7 @@ pub(super) async fn preview(
     };
     match plan.kind {
         Kind::Tables => {
-            into_existing(ctx, client, &mut plan, &tables, &mut findings, &mut consequences).await?
+            into_existing(ctx, client, &mut plan, &tables, &mut findings, &mut consequences).await?;
         }
         Kind::Database => {
             findings.push(may_create(&mut control, client).await?);

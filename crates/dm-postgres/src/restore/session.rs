@@ -442,7 +442,7 @@ impl RestoreSession for Session {
     }
 
     async fn write(&self, ctx: &OpContext, member: &MemberSpec, content: RestoreContent) -> Result<()> {
-        ctx.run(async {
+        ctx.run(Box::pin(async {
             match (&member.table, member.name.as_str()) {
                 (Some(table), _) => self.write_rows(ctx, table, member, content).await,
                 (None, toc::MEMBER) => {
@@ -471,7 +471,7 @@ impl RestoreSession for Session {
                     .about(&member.name)
                     .with_hint("restore it with the version that made it, or a later one")),
             }
-        })
+        }))
         .await
     }
 

@@ -5,7 +5,8 @@ use dm_testkit::postgres::Server;
 use dm_testkit::require;
 
 use crate::support::{
-    Leftovers, backup, context, engine, fresh_name, into, plain_dump, request, restore, sealed,
+    Leftovers, backup, context, engine, engine_at, fresh_name, into, options, plain_dump, request, restore,
+    sealed_by,
 };
 
 const AWKWARD: &str = include_str!("awkward.sql");
@@ -15,10 +16,15 @@ async fn awkward(major: u32) {
     let db = server.database("awkward").await.expect("a database");
     db.psql(AWKWARD).await.expect("the awkward schema");
     if major == 15 {
-        // The servers of the other majors are built without XML.
-        db.psql("CREATE TABLE documents (x xml); INSERT INTO documents VALUES ('<a>b</a>'), (NULL), ('text &amp; more')")
-            .await
-            .expect("documents");
+        // The servers of the other majors are built without XML and extensions.
+        db.psql(
+            "CREATE TABLE documents (x xml); INSERT INTO documents VALUES ('<a>b</a>'), (NULL), ('text &amp; more');
+             CREATE SCHEMA extras; CREATE EXTENSION hstore SCHEMA extras; CREATE EXTENSION pg_trgm;
+             CREATE TABLE tagged (t extras.hstore, word text); INSERT INTO tagged VALUES ('a=>1, \"b c\"=>NULL', 'words');
+             CREATE INDEX ON tagged USING gin (word gin_trgm_ops);",
+        )
+        .await
+        .expect("what only this server has");
     }
     let name = db.name().to_owned();
     db.psql(&format!(
@@ -103,10 +109,11 @@ async fn one_changed_row_is_found() {
     let engine = engine(&db);
     let backup = backup(&engine, &request()).await;
     let goal = fresh_name("defect");
-    let session = sealed(&engine, &backup, &into(Destination::New(Some(goal.clone())))).await;
+    let ctx = context();
+    let session = sealed_by(ctx.clone(), &engine, &backup, &into(Destination::New(Some(goal.clone())))).await;
     // The superuser gets in where others may not.
-    let find = "SELECT datname FROM pg_database WHERE datname LIKE 'dm_restore_%' ORDER BY oid DESC LIMIT 1";
-    let place = db.psql_in("postgres", find).await.expect("the sealed place");
+    let run = ctx.run_id().as_uuid().simple().to_string();
+    let place = format!("dm_restore_{}", &run[20..]);
     assert_eq!(
         db.psql_in("postgres", &format!("SELECT count(*) FROM pg_database WHERE datname = '{goal}'"))
             .await
@@ -152,4 +159,34 @@ async fn in_place_keeps_what_stood_there() {
     assert_eq!(db.psql_in(&kept, "SELECT count(*) FROM t").await.expect("a count"), "3");
     rows.execute(&context(), dm_core::Statement::new("SELECT 1")).await.expect("the pool goes on");
     Leftovers(&db, vec![kept]).drop_all().await;
+}
+
+/// From one major to another: up is plain, down is said to be a risk and works for what both know.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn between_versions() {
+    let (old, new) = (require!(Server::shared(15)), require!(Server::shared(18)));
+    let (from, to) =
+        (old.database("from").await.expect("a database"), new.database("to").await.expect("a database"));
+    from.psql(AWKWARD).await.expect("the awkward schema");
+    let taken = backup(&engine(&from), &request()).await;
+    let goal = fresh_name("up");
+    let newer = engine(&to);
+    let (comparison, _) = restore(&newer, &taken, &into(Destination::New(Some(goal.clone())))).await;
+    assert!(comparison.is_proven(), "{comparison:#?}");
+
+    let up = engine_at(&to, to.url_of(&goal));
+    let taken = backup(&up, &request()).await;
+    let goal_down = fresh_name("down");
+    let wish = into(Destination::New(Some(goal_down.clone())));
+    let id = dm_core::EngineId::new("main").expect("a name");
+    let newer_tools = options(&to);
+    let older = dm_postgres::PostgresEngine::connect(id, &dm_core::Secret::new(from.url()), newer_tools)
+        .expect("a url");
+    let target = dm_core::Engine::restore(&older).expect("a target");
+    let preview = target.preview(&context(), &wish, &taken.manifest()).await.expect("a preview");
+    assert!(preview.findings.iter().any(|f| f.check == "server_version" && f.level == Level::Warning));
+    let (comparison, _) = restore(&older, &taken, &wish).await;
+    assert!(comparison.is_proven(), "{comparison:#?}");
+    Leftovers(&to, vec![goal]).drop_all().await;
+    Leftovers(&from, vec![goal_down]).drop_all().await;
 }

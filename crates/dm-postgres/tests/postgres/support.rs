@@ -50,7 +50,16 @@ pub(crate) async fn sealed(
     backup: &Collected,
     request: &RestoreRequest,
 ) -> Box<dyn RestoreSession> {
-    let ctx = context();
+    sealed_by(context(), engine, backup, request).await
+}
+
+/// The same in a run of the caller's, by which the sealed place is named.
+pub(crate) async fn sealed_by(
+    ctx: OpContext,
+    engine: &dyn Engine,
+    backup: &Collected,
+    request: &RestoreRequest,
+) -> Box<dyn RestoreSession> {
     let target = engine.restore().expect("a target");
     let manifest = backup.manifest();
     let preview = target.preview(&ctx, request, &manifest).await.expect("a preview");

@@ -17,6 +17,16 @@ SELECT pg_catalog.to_jsonb(d)::text AS row,
                     'name', r.rolname, 'use', h.deptype))
                    FROM pg_catalog.pg_shdepend h JOIN pg_catalog.pg_roles r ON r.oid = h.refobjid
                   WHERE h.dbid = d.oid AND h.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass),
-                '[]'::jsonb)::text AS roles
+                '[]'::jsonb)::text AS roles,
+       -- Dependencies on the first superuser are not recorded anywhere; it owns what nobody else does.
+       (SELECT r.rolname::text FROM pg_catalog.pg_roles r WHERE r.oid = 10 AND EXISTS (
+            SELECT FROM pg_catalog.pg_namespace n
+             WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')
+               AND n.nspname !~ '^pg_(toast_)?temp_'
+               AND ((n.nspowner = r.oid AND n.nspname <> 'public')
+                    OR EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.relnamespace = n.oid AND c.relowner = r.oid)
+                    OR EXISTS (SELECT FROM pg_catalog.pg_proc p WHERE p.pronamespace = n.oid AND p.proowner = r.oid)
+                    OR EXISTS (SELECT FROM pg_catalog.pg_type t WHERE t.typnamespace = n.oid AND t.typowner = r.oid))
+            )) AS first_superuser
   FROM pg_catalog.pg_database d
  WHERE d.datname = pg_catalog.current_database()
