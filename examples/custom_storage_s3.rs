@@ -36,8 +36,10 @@ async fn main() -> Result<()> {
     };
 
     let host = builder()?.build()?;
-    host.execute(&host.context(), Statement::new("CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT)")).await?;
-    host.execute(&host.context(), Statement::new("INSERT INTO notes (text) VALUES (?)").bind("hello")).await?;
+    host.execute(&host.context(), Statement::new("CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT)"))
+        .await?;
+    host.execute(&host.context(), Statement::new("INSERT INTO notes (text) VALUES (?)").bind("hello"))
+        .await?;
     let report = host.backup().run(&host.context(), &BackupOptions::default()).await?;
     println!("backed up {} to {bucket}", report.backup.id);
     host.close().await;

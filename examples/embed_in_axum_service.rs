@@ -21,8 +21,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .state("./dm-state.db")
         .actor(Actor::service("orders"))
         .build()?;
-    dm.execute(&dm.context(), Statement::new("CREATE TABLE IF NOT EXISTS orders (id INTEGER PRIMARY KEY, total INTEGER)"))
-        .await?;
+    dm.execute(
+        &dm.context(),
+        Statement::new("CREATE TABLE IF NOT EXISTS orders (id INTEGER PRIMARY KEY, total INTEGER)"),
+    )
+    .await?;
 
     let app = router(Arc::new(dm));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
@@ -32,7 +35,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 fn router(dm: App) -> Router {
-    Router::new().route("/health", get(health)).route("/backups", get(list).post(run)).route("/orders", post(order)).with_state(dm)
+    Router::new()
+        .route("/health", get(health))
+        .route("/backups", get(list).post(run))
+        .route("/orders", post(order))
+        .with_state(dm)
 }
 
 async fn health(State(dm): State<App>) -> Result<Json<serde_json::Value>, Answer> {

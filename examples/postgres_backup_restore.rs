@@ -22,7 +22,11 @@ async fn main() -> Result<()> {
         println!("{:?} {}: {}", finding.level, finding.check, finding.message);
     }
 
-    let report = match dm.backup().run(&dm.context(), &BackupOptions { jobs: Some(4), ..BackupOptions::default() }).await {
+    let report = match dm
+        .backup()
+        .run(&dm.context(), &BackupOptions { jobs: Some(4), ..BackupOptions::default() })
+        .await
+    {
         Ok(report) => report,
         Err(error) => {
             // Kinds are few: each asks for another action of yours. The hint is the way out.

@@ -18,7 +18,8 @@ async fn main() -> Result<()> {
         .build()?;
     let ctx = dm.context();
 
-    dm.execute(&ctx, Statement::new("CREATE TABLE orders (id INTEGER PRIMARY KEY, total INTEGER NOT NULL)")).await?;
+    dm.execute(&ctx, Statement::new("CREATE TABLE orders (id INTEGER PRIMARY KEY, total INTEGER NOT NULL)"))
+        .await?;
     for total in [1200, 4550, 990] {
         dm.execute(&ctx, Statement::new("INSERT INTO orders (total) VALUES (?)").bind(total)).await?;
     }
@@ -29,7 +30,10 @@ async fn main() -> Result<()> {
     // The plan says what would happen; applying it restores to a new file and compares every table.
     let copy = folder.path().join("restored.db");
     let plan = dm
-        .plan_restore(&dm.context(), &RestoreOptions { to: Some(copy.display().to_string()), ..RestoreOptions::default() })
+        .plan_restore(
+            &dm.context(),
+            &RestoreOptions { to: Some(copy.display().to_string()), ..RestoreOptions::default() },
+        )
         .await?;
     let restored = dm.apply_restore(&dm.context(), plan).await?;
     println!("restored to {} and compared: {} tables equal", restored.location, restored.tables.len());
