@@ -153,7 +153,7 @@ impl BackupReader {
         Ok(members)
     }
 
-    /// The content of a member, in order. Reports each block as [`Progress::Bytes`]. The stream owns what it needs and
+    /// The content of a member, in order; who consumes it reports the progress. The stream owns what it needs and
     /// holds a few dozen MiB at most; it is valid as long as the reader is open.
     #[must_use]
     pub fn content(&self, ctx: &OpContext, member_name: &str) -> RestoreContent {
@@ -220,7 +220,9 @@ impl BackupReader {
             return Err(Error::corrupt("the digest of the member does not hold"));
         }
         let mut content = Arc::clone(&self.inner).content(ctx.clone(), member, packs);
-        while ctx.run(content.try_next()).await?.is_some() {}
+        while let Some(block) = ctx.run(content.try_next()).await? {
+            ctx.progress(Progress::Bytes(block.bytes.len() as u64));
+        }
         Ok(())
     }
 }
@@ -293,7 +295,6 @@ impl Reading {
             .try_flatten();
         let strict = layout == Layout::Stream;
         let mut at = 0;
-        let progress = ctx.clone();
         let checked = fetched.map(move |block| {
             let block: RestoreBlock = block?;
             let end = block.offset + block.bytes.len() as u64;
@@ -302,7 +303,6 @@ impl Reading {
             }
             at = end;
             ctx.check()?;
-            progress.progress(Progress::Bytes(block.bytes.len() as u64));
             Ok((block, end))
         });
         // A stream that ends early is an error, not a short success.

@@ -104,6 +104,8 @@ impl Repository {
         if level == VerifyLevel::Full {
             let failures = match self.read_for(ctx, header, Purpose::Verify).await {
                 Ok(reader) => {
+                    let total_bytes = Some(header.sizes.logical);
+                    ctx.progress(Progress::Phase { name: "reading back", total_bytes });
                     let failures = reader.check_all(ctx).await;
                     reader.close().await?;
                     failures
@@ -114,7 +116,7 @@ impl Repository {
                 Ok(failures) => failures.iter().for_each(|e| seen.wrong(e)),
                 // A damaged key object looks like one for somebody else; that it is damaged was found before.
                 Err(error) if error.kind() == ErrorKind::Denied && !seen.findings.is_empty() => {
-                    seen.wrong(&error)
+                    seen.wrong(&error);
                 }
                 Err(error) => drop(seen.take::<()>(Err(error))?),
             }
