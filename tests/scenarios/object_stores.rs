@@ -20,7 +20,7 @@ async fn google_cloud_storage() {
     let folder = tempfile::tempdir().unwrap();
     let options =
         StoreOptions { endpoint: Some(server.endpoint()), allow_http: true, ..StoreOptions::default() };
-    let place = Place { url: format!("gs://{}/dm", Gcs::BUCKET), options, keys: None };
+    let place = Place { url: format!("gs://{}/dm", Gcs::BUCKET), options, keys: None, bin_dir: None };
     story(&place, folder.path()).await;
 
     // The server does not know `x-goog-if-generation-match`: the repository has to find out, and say so.
@@ -43,6 +43,6 @@ async fn azure() {
         secret_key: Some(Secret::new(Azurite::KEY)),
         ..StoreOptions::default()
     };
-    let place = Place { url: format!("az://{}/dm", Azurite::CONTAINER), options, keys: None };
+    let place = Place { url: format!("az://{}/dm", Azurite::CONTAINER), options, keys: None, bin_dir: None };
     story(&place, folder.path()).await;
 }

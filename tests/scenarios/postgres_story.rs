@@ -67,7 +67,9 @@ async fn on(major: u32, place: impl FnOnce(&Path) -> Place) {
     let Some(server) = dm_testkit::available(Server::shared(major)) else { return };
     let database = server.database("story").await.expect("a database");
     let folder = tempfile::tempdir().unwrap();
-    story(&place(&folder.path().join("backups")), &database, folder.path()).await;
+    let mut place = place(&folder.path().join("backups"));
+    place.bin_dir = Some(database.bin_dir().to_owned());
+    story(&place, &database, folder.path()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,8 @@
 //! What the stories share: a facade over one engine and one repository.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use data_manager::config::EngineConfig;
 use data_manager::repository::{Identity, StoreOptions};
 use data_manager::{DataManager, DataManagerBuilder, Secret, Statement, Value};
 use dm_testkit::emulators::S3;
@@ -11,12 +12,14 @@ pub(crate) struct Place {
     pub(crate) url: String,
     pub(crate) options: StoreOptions,
     pub(crate) keys: Option<(Identity, Identity)>,
+    /// The folder of the server's own client tools.
+    pub(crate) bin_dir: Option<PathBuf>,
 }
 
 impl Place {
     /// A folder, not encrypted.
     pub(crate) fn folder(path: &Path) -> Self {
-        Self { url: path.display().to_string(), options: StoreOptions::default(), keys: None }
+        Self { url: path.display().to_string(), options: StoreOptions::default(), keys: None, bin_dir: None }
     }
 
     /// The bucket of a throwaway S3 server.
@@ -29,7 +32,7 @@ impl Place {
             allow_http: true,
             ..StoreOptions::default()
         };
-        Self { url: format!("s3://{}/backups", S3::BUCKET), options, keys: None }
+        Self { url: format!("s3://{}/backups", S3::BUCKET), options, keys: None, bin_dir: None }
     }
 
     /// The same, encrypted to a fresh key.
@@ -49,8 +52,10 @@ impl Place {
 
     /// The builder of a host that can back up but holds no private key.
     pub(crate) fn builder(&self, engine: &str, state: &Path) -> DataManagerBuilder {
+        let mut engine = EngineConfig::for_url(Secret::new(engine));
+        engine.bin_dir.clone_from(&self.bin_dir);
         let mut builder = DataManager::builder()
-            .engine("main", engine)
+            .engine_with("main", engine)
             .expect("an engine")
             .repository(&self.url)
             .store_options(self.options.clone())

@@ -44,10 +44,17 @@ impl DataManagerBuilder {
     ///
     /// # Errors
     /// `Invalid` for a bad name, `Unsupported` for a scheme that no engine speaks.
-    pub fn engine(mut self, name: impl Into<String>, url: impl Into<String>) -> Result<Self> {
-        let url = Secret::new(url);
-        engines::kind_of(url.expose())?;
-        self.engines.push((EngineId::new(name)?, EngineConfig::for_url(url)));
+    pub fn engine(self, name: impl Into<String>, url: impl Into<String>) -> Result<Self> {
+        self.engine_with(name, EngineConfig::for_url(Secret::new(url)))
+    }
+
+    /// Adds an engine with all its settings: pool, timeouts, the folder of the client tools.
+    ///
+    /// # Errors
+    /// As [`engine`](Self::engine).
+    pub fn engine_with(mut self, name: impl Into<String>, config: EngineConfig) -> Result<Self> {
+        engines::kind_of(config.url.expose())?;
+        self.engines.push((EngineId::new(name)?, config));
         Ok(self)
     }
 

@@ -147,7 +147,12 @@ impl DataManager {
         };
         let (other, destination) = engines::destination(to)?;
         let engine = match other {
-            Some(config) => engines::open(&EngineId::new("restore-target")?, &config)?,
+            Some(mut other) => {
+                // The other server is talked to with the client tools of the engine whose backup it is.
+                let own = self.engine(options.engine.as_ref()).ok();
+                other.bin_dir = own.and_then(|e| self.config.engines.get(e.id())?.bin_dir.clone());
+                engines::open(&EngineId::new("restore-target")?, &other)?
+            }
             None => self.engine(options.engine.as_ref())?,
         };
         Ok((engine, destination))

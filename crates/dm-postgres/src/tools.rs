@@ -94,7 +94,7 @@ impl ClientTools {
             },
         };
         Err(Error::unsupported(message)
-            .with_hint(format!("set postgres.bin_dir or install postgresql-client-{major}"))
+            .with_hint(format!("set the bin_dir of the engine or install postgresql-client-{major}"))
             .on_engine(EngineKind::Postgres))
     }
 
@@ -177,7 +177,7 @@ async fn run(ctx: &OpContext, program: &'static str, mut command: Command) -> Re
         let mut child = command.spawn().map_err(|e| {
             Error::unsupported(format!("{program} cannot be run"))
                 .with_source(e)
-                .with_hint("set postgres.bin_dir to the folder of the client programs")
+                .with_hint("set the bin_dir of the engine to the folder of the client programs")
         })?;
         let (Some(mut out), Some(mut err)) = (child.stdout.take(), child.stderr.take()) else {
             return Err(Error::internal("a program's output is not connected"));
@@ -219,7 +219,7 @@ async fn version_of(ctx: &OpContext, program: &Path) -> Result<(u32, String)> {
     match digits.parse() {
         Ok(major) => Ok((major, version.to_owned())),
         Err(_) => Err(Error::unsupported(format!("{} does not say its version", program.display()))
-            .with_hint("set postgres.bin_dir to the folder of the client programs")),
+            .with_hint("set the bin_dir of the engine to the folder of the client programs")),
     }
 }
 

@@ -95,7 +95,10 @@ async fn tools_that_are_too_old_are_named_with_the_way_out() {
     let found = findings(&old, &request()).await;
     assert_eq!(found.len(), 1, "{found:?}");
     assert_eq!(found[0].message, "pg_dump 11 cannot read a PostgreSQL 15 server");
-    assert_eq!(found[0].mend.as_deref(), Some("set postgres.bin_dir or install postgresql-client-15"));
+    assert_eq!(
+        found[0].mend.as_deref(),
+        Some("set the bin_dir of the engine or install postgresql-client-15")
+    );
     let Err(error) = old.backup().expect("a source").open(&context(), &request()).await else {
         panic!("too old")
     };
