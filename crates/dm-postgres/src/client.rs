@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::time::Duration;
 
-use dm_core::{Error, Result, Secret};
+use dm_core::{Error, Finding, Level, Result, Secret};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use url::Url;
 
@@ -34,6 +34,30 @@ pub(crate) struct Client {
 }
 
 impl Client {
+    /// Whether somebody between here and the server could read or change what passes; `None` on this machine.
+    pub(crate) fn transport(&self) -> Option<Finding> {
+        let here = self.host.starts_with('/')
+            || self.host == "localhost"
+            || self.host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        if here {
+            return None;
+        }
+        let mode = self.ssl.get("sslmode").map_or("prefer", String::as_str);
+        Some(match mode {
+            "verify-full" => {
+                Finding::new(Level::Ok, "transport", "encrypted, and the server's certificate is verified")
+            }
+            _ => Finding::new(
+                Level::Warning,
+                "transport",
+                format!("with sslmode={mode} nobody verifies that it is the right server"),
+            )
+            .with_mend(
+                "add sslmode=verify-full and sslrootcert=<the authority's certificate> to the engine's url",
+            ),
+        })
+    }
+
     /// Reads a URL.
     pub(crate) fn parse(url: &Secret, options: PostgresOptions) -> Result<Self> {
         let bad = |why: String| {
@@ -230,6 +254,16 @@ mod tests {
 
     fn parse(url: &str) -> Result<Client> {
         Client::parse(&Secret::new(url), PostgresOptions::default())
+    }
+
+    #[test]
+    fn an_unverified_server_elsewhere_is_worth_a_warning() {
+        let level = |url: &str| parse(url).unwrap().transport().map(|f| f.level);
+        assert_eq!(level("postgres://me@localhost/shop"), None);
+        assert_eq!(level("postgres://me@127.0.0.1/shop"), None);
+        assert_eq!(level("postgres://me@db.example/shop"), Some(Level::Warning));
+        assert_eq!(level("postgres://me@db.example/shop?sslmode=require"), Some(Level::Warning));
+        assert_eq!(level("postgres://me@db.example/shop?sslmode=verify-full"), Some(Level::Ok));
     }
 
     #[test]

@@ -48,6 +48,7 @@ async fn examine(
     if version.major < OLDEST_MAJOR {
         return Ok(());
     }
+    findings.extend(client.transport());
     findings.push(backup::client_tools(ctx, client, version.major).await);
     let user = client.user();
     let relations = catalog::relations(connection).await?;
