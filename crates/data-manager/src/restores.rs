@@ -73,11 +73,9 @@ impl DataManager {
             let service = self.backups(ctx).await?;
             let (engine, destination) = self.destination(options)?;
             let request = RestoreRequest {
-                destination,
                 tables: options.tables.clone(),
                 jobs: options.jobs.unwrap_or_else(|| self.jobs()),
-                digest_key: [0; 32],
-                scratch_dir: None,
+                ..RestoreRequest::to(destination)
             };
             let selector = selector(&target, &options.which, options.verified_only)?;
             let plan = service.plan_restore(ctx, engine.as_ref(), &selector, &request).await?;

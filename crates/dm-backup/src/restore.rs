@@ -249,11 +249,11 @@ async fn restore(
 ) -> Result<RestoreReport> {
     let began = Instant::now();
     let asked = RestoreRequest {
-        destination: plan.destination.clone(),
         tables: plan.tables.clone(),
         jobs: plan.jobs,
         digest_key: reader.digest_key(),
         scratch_dir: plan.scratch_dir.clone(),
+        ..RestoreRequest::to(plan.destination.clone())
     };
     let Looked { request, manifest, preview } = look(ctx, target, reader, &asked).await?;
     plan.digest.require(&digest_of(backup, &asked, &preview)?)?;

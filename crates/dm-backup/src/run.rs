@@ -276,11 +276,7 @@ async fn write(ctx: &OpContext, opened: Opened, jobs: usize) -> Result<Written> 
     let Opened { writer, session } = opened;
     let (writer, session) = (Arc::new(writer), Arc::new(session));
     let reused = Arc::new(AtomicU64::new(0));
-    let members = session.members().to_vec();
-    let result = pool::each(ctx, jobs, members, |task, member| {
-        write_member(task, Arc::clone(&writer), Arc::clone(&session), member, Arc::clone(&reused))
-    })
-    .await;
+    let result = Box::pin(write_rounds(ctx, jobs, &writer, &session, &reused)).await;
     let lost = || Error::internal("a task of the backup outlived it");
     let writer = Arc::try_unwrap(writer).map_err(|_| lost())?;
     let finished = match (result, Arc::try_unwrap(session)) {
@@ -288,7 +284,7 @@ async fn write(ctx: &OpContext, opened: Opened, jobs: usize) -> Result<Written> 
         (Ok(()), Err(_)) => Err(lost()),
         (Ok(()), Ok(session)) => {
             let source = session.describe().clone();
-            ctx.run(session.finish(ctx)).await.map(|summary| (source, summary))
+            ctx.run(session.finish(ctx)).await.map(|mut summary| (source.completed(&mut summary), summary))
         }
     };
     match finished {
@@ -297,6 +293,25 @@ async fn write(ctx: &OpContext, opened: Opened, jobs: usize) -> Result<Written> 
         }
         Err(error) => Err(abandon(ctx, writer, error).await),
     }
+}
+
+/// The members that there are, then those that the session has when these were read, until it has none.
+async fn write_rounds(
+    ctx: &OpContext,
+    jobs: usize,
+    writer: &Arc<BackupWriter>,
+    session: &Arc<Box<dyn BackupSession>>,
+    reused: &Arc<AtomicU64>,
+) -> Result<()> {
+    let mut round = session.members().to_vec();
+    while !round.is_empty() {
+        pool::each(ctx, jobs, round, |task, member| {
+            write_member(task, Arc::clone(writer), Arc::clone(session), member, Arc::clone(reused))
+        })
+        .await?;
+        round = ctx.run(session.more_members(ctx)).await?;
+    }
+    Ok(())
 }
 
 async fn write_member(

@@ -7,6 +7,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -14,7 +16,7 @@ use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
-use crate::{EngineKind, Finding, OpContext, Result, ServerVersion, TableFacts};
+use crate::{EngineKind, Error, Finding, OpContext, Result, ServerVersion, TableFacts};
 
 /// How much of an earlier backup a backup may reuse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -78,6 +80,10 @@ pub struct BackupRequest {
     pub scratch_dir: Option<PathBuf>,
     /// Target size of a stream's block in bytes.
     pub block_bytes: usize,
+    /// The earlier backup that this one is compared with; `None` for a full one.
+    pub base: Option<Arc<dyn BaseBackup>>,
+    /// Only the rows of one tenant and what they refer to (logical backups).
+    pub tenant: Option<TenantFilter>,
 }
 
 impl Default for BackupRequest {
@@ -91,8 +97,53 @@ impl Default for BackupRequest {
             content_digests: true,
             scratch_dir: None,
             block_bytes: 512 << 10,
+            base: None,
+            tenant: None,
         }
     }
+}
+
+/// The rows of one tenant: every row of a table that has the column with this value, and the rows that those refer to
+/// along foreign keys, so that what is taken is whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantFilter {
+    /// The column, the same in every table that has it.
+    pub column: String,
+    /// Its value, in the engine's text form.
+    pub value: String,
+}
+
+impl fmt::Display for TenantFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.column, self.value)
+    }
+}
+
+impl FromStr for TenantFilter {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text.split_once('=') {
+            Some((column, value)) if !column.trim().is_empty() => {
+                Ok(Self { column: column.trim().to_owned(), value: value.to_owned() })
+            }
+            _ => Err(Error::invalid(format!("\"{text}\" names no tenant"))
+                .with_hint("write column=value, for example tenant_id=42")),
+        }
+    }
+}
+
+/// What a source may ask about the backup that its own is compared with.
+#[async_trait]
+pub trait BaseBackup: Send + Sync + fmt::Debug {
+    /// What was backed up then: the consistency point and the adapter's own attributes.
+    fn source(&self) -> &SourceDescription;
+
+    /// The member of this name and its size in bytes, if the base has it. Asking in the order of names is cheapest.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Unreachable`.
+    async fn member(&self, ctx: &OpContext, name: &str) -> Result<Option<(MemberSpec, u64)>>;
 }
 
 /// What was found before anything started.
@@ -136,6 +187,8 @@ pub enum MemberKind {
     Sequences,
     /// A file of the database.
     File,
+    /// A piece of the log that makes the files consistent.
+    Log,
 }
 
 /// One member of a backup.
@@ -159,14 +212,58 @@ pub struct MemberSpec {
     pub attributes: BTreeMap<String, serde_json::Value>,
 }
 
-/// A piece of a member.
+/// A piece of a member. Blocks of a stream follow each other without a gap; pages come in order, and a block of pages is
+/// a whole number of them (the member's last one may be short). A gap between blocks of pages is zeros.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Block {
-    /// Where it stands in the member. Blocks of a stream follow each other without a gap; pages come in order, and
-    /// a block of pages is a whole number of them (the member's last one may be short).
-    pub offset: u64,
-    /// The bytes; at most 4 MiB.
-    pub bytes: Bytes,
+pub enum Block {
+    /// Bytes that were read.
+    Data {
+        /// Where they stand in the member.
+        offset: u64,
+        /// At most 4 MiB.
+        bytes: Bytes,
+    },
+    /// Pages that are what the [base](BackupRequest::base) has at the same place, and were not read. Only in members of
+    /// pages that the base has under the same name and layout, and never past the end of the base's.
+    Unchanged {
+        /// Where they stand in the member.
+        offset: u64,
+        /// How many bytes; whole pages, except where the base's member ends with a short one.
+        length: u64,
+    },
+}
+
+impl Block {
+    /// Bytes that were read.
+    pub fn data(offset: u64, bytes: impl Into<Bytes>) -> Self {
+        Self::Data { offset, bytes: bytes.into() }
+    }
+
+    /// Where it stands in the member.
+    #[must_use]
+    pub fn offset(&self) -> u64 {
+        match self {
+            Self::Data { offset, .. } | Self::Unchanged { offset, .. } => *offset,
+        }
+    }
+
+    /// How much of the member it covers, in bytes.
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        match self {
+            Self::Data { bytes, .. } => bytes.len() as u64,
+            Self::Unchanged { length, .. } => *length,
+        }
+    }
+
+    /// The bytes, where they were read.
+    #[must_use]
+    pub fn bytes(&self) -> Option<&Bytes> {
+        match self {
+            Self::Data { bytes, .. } => Some(bytes),
+            Self::Unchanged { .. } => None,
+        }
+    }
 }
 
 /// A member's blocks, in order.
@@ -213,6 +310,24 @@ pub struct SessionSummary {
     pub tables: Vec<TableFacts>,
     /// What the reader should know: objects left out for want of a privilege, for example.
     pub warnings: Vec<String>,
+    /// The moment that the backup shows, where only the end of the reading tells it; it takes the place of the
+    /// description's.
+    pub consistency: Option<ConsistencyPoint>,
+    /// More of what the adapter needs at restore; added to the description's.
+    #[serde(default)]
+    pub attributes: BTreeMap<String, serde_json::Value>,
+}
+
+impl SourceDescription {
+    /// The description with what the end of the reading added; takes that out of the summary.
+    #[must_use]
+    pub fn completed(mut self, summary: &mut SessionSummary) -> Self {
+        if let Some(consistency) = summary.consistency.take() {
+            self.consistency = consistency;
+        }
+        self.attributes.append(&mut summary.attributes);
+        self
+    }
 }
 
 /// An engine that can be backed up.
@@ -250,6 +365,15 @@ pub trait BackupSession: Send + Sync {
     /// # Errors
     /// `Unreachable`, `Denied`, `NotFound` (dropped since), here or as an item of the stream, which then ends.
     async fn read(&self, ctx: &OpContext, member: &MemberSpec) -> Result<BlockStream>;
+
+    /// Asked when every member so far was read to its end: gives those that can be read only then (the log that a
+    /// copy of files needs), and is asked again after those; nothing when there are no more.
+    ///
+    /// # Errors
+    /// `Conflict` when the snapshot was lost meanwhile; `Unreachable`, `Denied`.
+    async fn more_members(&self, _ctx: &OpContext) -> Result<Vec<MemberSpec>> {
+        Ok(Vec::new())
+    }
 
     /// Ends the snapshot after every member was read to its end, and gives the facts.
     ///

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::{BackupSource, EngineId, Finding, OpContext, QueryPort, RestoreTarget, Result};
+use crate::{BackupSource, EngineId, Finding, LogSource, OpContext, QueryPort, RestoreTarget, Result};
 
 /// The family of a database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -126,6 +126,11 @@ pub trait Engine: Send + Sync + fmt::Debug {
 
     /// Being restored into.
     fn restore(&self) -> Option<Arc<dyn RestoreTarget>> {
+        None
+    }
+
+    /// Its log.
+    fn log(&self) -> Option<Arc<dyn LogSource>> {
         None
     }
 

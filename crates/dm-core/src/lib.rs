@@ -19,6 +19,7 @@ mod engine;
 mod error;
 mod finding;
 mod ids;
+mod log;
 mod period;
 mod plan;
 mod query;
@@ -29,8 +30,9 @@ pub use access::{Action, Grant, Permissions, Resource, Role};
 pub use actor::Actor;
 pub use audit::{AuditEvent, AuditIntent, AuditOutcome, AuditSink};
 pub use backup::{
-    BackupKind, BackupMode, BackupRequest, BackupSession, BackupSource, Block, BlockStream, ConsistencyPoint,
-    Layout, MemberKind, MemberSpec, Preflight, SessionSummary, SourceDescription,
+    BackupKind, BackupMode, BackupRequest, BackupSession, BackupSource, BaseBackup, Block, BlockStream,
+    ConsistencyPoint, Layout, MemberKind, MemberSpec, Preflight, SessionSummary, SourceDescription,
+    TenantFilter,
 };
 pub use bytesize::ByteSize;
 pub use context::{Clock, NoProgress, OpContext, Progress, ProgressSink, SystemClock};
@@ -39,13 +41,14 @@ pub use engine::{Capabilities, Engine, EngineKind, Health, ServerVersion};
 pub use error::{Effect, Error, ErrorKind, Result};
 pub use finding::{Finding, Level};
 pub use ids::{BackupId, EngineId, RepositoryId, RunId, TargetName};
+pub use log::{LogEvent, LogPiece, LogPosition, LogReader, LogRequest, LogSession, LogSource, LogSpan};
 pub use period::Period;
 pub use plan::PlanDigest;
 pub use query::{
     AccessMode, Isolation, QueryPort, Row, RowStream, Statement, Transaction, TransactionOptions, Value,
 };
 pub use restore::{
-    Comparison, Destination, RestoreBlock, RestoreContent, RestoreManifest, RestorePreview, RestoreRequest,
-    RestoreSession, RestoreTarget, Restored, TableComparison,
+    CheckDepth, Comparison, Destination, RecoveryPoint, RestoreBlock, RestoreContent, RestoreManifest,
+    RestorePreview, RestoreRequest, RestoreSession, RestoreTarget, Restored, TableComparison,
 };
 pub use secret::{Secret, redact_url};

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use dm_core::{Block, BlockStream, Error, MemberSpec, OpContext, Progress, Result};
 use futures::{StreamExt, TryStreamExt};
 
@@ -47,9 +48,9 @@ pub(crate) async fn write(
             async move {
                 match checked? {
                     None => Ok(None),
-                    Some(block) => {
+                    Some((offset, bytes)) => {
                         let level = cpu.level;
-                        cpu.run(move || encode(&block, &key, &known, level)).await?.map(Some)
+                        cpu.run(move || encode(offset, &bytes, &key, &known, level)).await?.map(Some)
                     }
                 }
             }
@@ -101,28 +102,32 @@ pub(crate) fn length(bytes: usize) -> Result<u32> {
 }
 
 /// A block must begin where the one before ended; an empty one is none.
-fn check(block: Block, at: &mut u64) -> Result<Option<Block>> {
-    if block.offset != *at {
-        return Err(Error::internal(format!("a block begins at {}, the stream is at {at}", block.offset)));
+fn check(block: Block, at: &mut u64) -> Result<Option<(u64, Bytes)>> {
+    let Block::Data { offset, bytes } = block else {
+        return Err(Error::internal("a stream has no unchanged pages"));
+    };
+    if offset != *at {
+        return Err(Error::internal(format!("a block begins at {offset}, the stream is at {at}")));
     }
-    if block.bytes.len() > MAX_FRAME_CONTENT {
-        return Err(Error::internal(format!("a block of {} bytes is too large", block.bytes.len())));
+    if bytes.len() > MAX_FRAME_CONTENT {
+        return Err(Error::internal(format!("a block of {} bytes is too large", bytes.len())));
     }
-    *at += block.bytes.len() as u64;
-    Ok((!block.bytes.is_empty()).then_some(block))
+    *at += bytes.len() as u64;
+    Ok((!bytes.is_empty()).then_some((offset, bytes)))
 }
 
 fn encode(
-    block: &Block,
+    offset: u64,
+    bytes: &[u8],
     key: &[u8; 32],
     known: &HashMap<[u8; SHORT_DIGEST], BlockPlace>,
     level: i32,
 ) -> Result<Encoded> {
-    let digest = short_digest(key, &block.bytes);
-    let length = length(block.bytes.len())?;
+    let digest = short_digest(key, bytes);
+    let length = length(bytes.len())?;
     let place = match known.get(&digest) {
         Some(place) if place.length == length => Place::Known(*place),
-        _ => Place::Frame(compress(&block.bytes, level)?),
+        _ => Place::Frame(compress(bytes, level)?),
     };
-    Ok(Encoded { offset: block.offset, length, digest, place })
+    Ok(Encoded { offset, length, digest, place })
 }

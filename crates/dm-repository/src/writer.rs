@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
 use dm_core::{
-    BackupId, BackupKind, BlockStream, Effect, Error, ErrorKind, Layout, MemberSpec, OpContext, Result,
-    TargetName,
+    BackupId, BackupKind, Block, BlockStream, Effect, Error, ErrorKind, Layout, MemberSpec, OpContext,
+    Result, TargetName,
 };
 use futures::StreamExt;
 use rand::RngCore;
@@ -321,8 +321,8 @@ impl BackupWriter {
         let counting = Arc::clone(shared);
         let blocks = blocks
             .inspect(move |block| {
-                if let Ok(block) = block {
-                    counting.read_bytes.fetch_add(block.bytes.len() as u64, Ordering::Relaxed);
+                if let Some(bytes) = block.as_ref().ok().and_then(Block::bytes) {
+                    counting.read_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                 }
             })
             .boxed();

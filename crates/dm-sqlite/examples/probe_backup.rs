@@ -22,11 +22,11 @@ async fn main() -> Result<()> {
             BackupRequest { scratch_dir: scratch_dir.clone(), content_digests, ..BackupRequest::default() };
         let session = source.open(&ctx, &request).await?;
         let copied = begun.elapsed();
-        let mut bytes = 0;
+        let mut bytes = 0_u64;
         for member in session.members().to_vec() {
             let mut blocks = session.read(&ctx, &member).await?;
             while let Some(block) = blocks.next().await {
-                bytes += block?.bytes.len();
+                bytes += block?.length();
             }
         }
         let read = begun.elapsed();

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use dm_core::{
     BackupMode, BackupRequest, BackupSession, BackupSource, Block, BlockStream, ConsistencyPoint, EngineKind,
     Error, ErrorKind, Layout, MemberKind, MemberSpec, OpContext, Preflight, Result, ServerVersion,
@@ -180,7 +179,7 @@ impl BackupSession for Session {
             ),
             _ => error,
         })?;
-        Ok(SessionSummary { tables: facts.tables, warnings: facts.warnings })
+        Ok(SessionSummary { tables: facts.tables, warnings: facts.warnings, ..SessionSummary::default() })
     }
 }
 
@@ -194,7 +193,7 @@ fn send_blocks(snapshot: &Snapshot, block_bytes: usize, send: &mpsc::Sender<Bloc
         let mut bytes = vec![0; block_bytes.min(left)];
         file.read_exact(&mut bytes).map_err(|e| file_error(&snapshot.path, "read the snapshot", e))?;
         let length = bytes.len() as u64;
-        send.blocking_send(Block { offset, bytes: Bytes::from(bytes) }).map_err(|_| Error::interrupted())?;
+        send.blocking_send(Block::data(offset, bytes)).map_err(|_| Error::interrupted())?;
         offset += length;
     }
     Ok(())

@@ -56,13 +56,7 @@ fn context() -> OpContext {
 }
 
 fn in_place() -> RestoreRequest {
-    RestoreRequest {
-        destination: Destination::InPlace,
-        tables: vec!["u*s".into()],
-        jobs: 1,
-        digest_key: [0; 32],
-        scratch_dir: None,
-    }
+    RestoreRequest { tables: vec!["u*s".into()], jobs: 1, ..RestoreRequest::to(Destination::InPlace) }
 }
 
 #[tokio::test]

@@ -243,7 +243,7 @@ impl BackupSession for Session {
             .step_by(step)
             .map(|from| {
                 let to = content.len().min(from + step);
-                Ok(Block { offset: from as u64, bytes: content.slice(from..to) })
+                Ok(Block::data(from as u64, content.slice(from..to)))
             })
             .collect();
         if let Some((_, after)) = self.faults.fail_read.as_ref().filter(|(name, _)| *name == member.name) {
@@ -274,7 +274,11 @@ impl BackupSession for Session {
         if self.ended.load(Ordering::SeqCst) < self.members.len() {
             return Err(Error::internal("a member was not read to its end"));
         }
-        Ok(SessionSummary { tables: self.facts, warnings: vec!["a warning of the engine".into()] })
+        Ok(SessionSummary {
+            tables: self.facts,
+            warnings: vec!["a warning of the engine".into()],
+            ..SessionSummary::default()
+        })
     }
 }
 
@@ -322,6 +326,7 @@ impl RestoreTarget for MemoryEngine {
             members,
             location,
             attributes: BTreeMap::from([("look".into(), rand::random::<u32>().into())]),
+            ..RestorePreview::default()
         })
     }
 
@@ -417,7 +422,7 @@ impl RestoreSession for Place {
         let mut state = self.engine.state();
         let database = state.sealed.remove(&self.name).unwrap();
         state.databases.insert(name.clone(), database);
-        Ok(Restored { location: name, previous: None })
+        Ok(Restored { location: name, ..Restored::default() })
     }
 
     async fn discard(self: Box<Self>, ctx: &OpContext) -> Result<()> {

@@ -119,11 +119,5 @@ pub(crate) fn target() -> TargetName {
 }
 
 pub(crate) fn to(name: &str) -> RestoreRequest {
-    RestoreRequest {
-        destination: Destination::New(Some(name.into())),
-        tables: Vec::new(),
-        jobs: 3,
-        digest_key: [0; 32],
-        scratch_dir: None,
-    }
+    RestoreRequest { jobs: 3, ..RestoreRequest::to(Destination::New(Some(name.into()))) }
 }

@@ -61,8 +61,8 @@ impl RowBlocks {
         if self.buffer.is_empty() {
             self.buffer.reserve(self.shortest * 3);
         }
-        let block = Block { offset: self.offset, bytes };
-        self.offset += block.bytes.len() as u64;
+        let block = Block::data(self.offset, bytes);
+        self.offset += block.length();
         Some(block)
     }
 
@@ -101,13 +101,13 @@ mod tests {
         for row in rows {
             if cutter.row(row) {
                 while let Some(block) = cutter.take() {
-                    assert_eq!(block.offset, out.iter().map(|b: &Bytes| b.len() as u64).sum::<u64>());
-                    out.push(block.bytes);
+                    assert_eq!(block.offset(), out.iter().map(|b: &Bytes| b.len() as u64).sum::<u64>());
+                    out.extend(block.bytes().cloned());
                 }
             }
         }
         while let Some(block) = cutter.take() {
-            out.push(block.bytes);
+            out.extend(block.bytes().cloned());
         }
         out
     }

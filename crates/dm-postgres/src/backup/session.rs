@@ -157,7 +157,7 @@ impl BackupSession for LogicalBackup {
         if let Err(error) = scratch.close() {
             tracing::warn!(%error, "temporary files of a backup were left behind");
         }
-        Ok(SessionSummary { tables, warnings })
+        Ok(SessionSummary { tables, warnings, ..SessionSummary::default() })
     }
 }
 
@@ -241,7 +241,7 @@ async fn send_all(sender: &mut Sender, mut bytes: Bytes, block_bytes: usize) -> 
     while !bytes.is_empty() {
         let piece = bytes.split_to(bytes.len().min(block_bytes.clamp(1, 4 << 20)));
         let length = piece.len() as u64;
-        if sender.send(Ok(Block { offset, bytes: piece })).await.is_err() {
+        if sender.send(Ok(Block::data(offset, piece))).await.is_err() {
             return false;
         }
         offset += length;
@@ -261,8 +261,8 @@ async fn send_file(sender: &mut Sender, mut file: tokio::fs::File, block_bytes: 
         if piece.is_empty() {
             return Ok(true);
         }
-        let block = Block { offset, bytes: piece.freeze() };
-        offset += block.bytes.len() as u64;
+        let block = Block::data(offset, piece.freeze());
+        offset += block.length();
         if sender.send(Ok(block)).await.is_err() {
             return Ok(false);
         }

@@ -109,6 +109,7 @@ pub(super) async fn preview(
         members,
         bytes,
         attributes,
+        ..RestorePreview::default()
     })
 }
 

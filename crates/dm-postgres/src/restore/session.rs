@@ -510,7 +510,7 @@ impl RestoreSession for Session {
         self.close_idle().await;
         let location = self.client.on_database(&self.plan.database).location();
         if self.plan.kind == Kind::Tables {
-            return Ok(Restored { location, previous: None });
+            return Ok(Restored { location, ..Restored::default() });
         }
         let sealed = self.place.database.clone();
         let name = &self.plan.database;
@@ -529,7 +529,7 @@ impl RestoreSession for Session {
             .map_err(|e| kept(e, &sealed))?;
         close(control).await;
         let previous = kept_as.map(|k| self.client.on_database(k).location());
-        Ok(Restored { location, previous })
+        Ok(Restored { location, previous, ..Restored::default() })
     }
 
     async fn discard(self: Box<Self>, ctx: &OpContext) -> Result<()> {

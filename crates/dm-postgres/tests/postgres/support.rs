@@ -33,7 +33,7 @@ pub(crate) fn request() -> BackupRequest {
 }
 
 pub(crate) fn into(destination: Destination) -> RestoreRequest {
-    RestoreRequest { destination, tables: Vec::new(), jobs: 2, digest_key: [9; 32], scratch_dir: None }
+    RestoreRequest { digest_key: [9; 32], ..RestoreRequest::to(destination) }
 }
 
 pub(crate) async fn backup(engine: &dyn Engine, request: &BackupRequest) -> Collected {

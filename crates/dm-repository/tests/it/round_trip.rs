@@ -142,13 +142,13 @@ async fn a_member_that_fails_is_left_out_and_others_go_on() {
     let writer = begin(&repository, "t", None).await.unwrap();
     let good = samples(2);
     let broken = futures::stream::iter(vec![
-        Ok(Block { offset: 0, bytes: vec![1; 10].into() }),
+        Ok(Block::data(0, vec![1; 10])),
         Err(Error::not_found("dropped meanwhile")),
     ])
     .boxed();
     let failed = writer.write_member(&ctx(), spec("gone", Layout::Stream), broken).await.unwrap_err();
     assert_eq!((failed.kind(), failed.subject()), (ErrorKind::NotFound, Some("gone")));
-    let gap = futures::stream::iter(vec![Ok(Block { offset: 5, bytes: vec![1; 10].into() })]).boxed();
+    let gap = futures::stream::iter(vec![Ok(Block::data(5, vec![1; 10]))]).boxed();
     assert_eq!(
         writer.write_member(&ctx(), spec("gap", Layout::Stream), gap).await.unwrap_err().kind(),
         ErrorKind::Internal

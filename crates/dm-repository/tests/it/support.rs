@@ -111,9 +111,8 @@ pub fn blocks(sample: &Sample) -> BlockStream {
     let bytes = Bytes::from(sample.bytes.clone());
     let step = sample.block;
     let offsets = (0..bytes.len()).step_by(step);
-    let blocks: Vec<dm_core::Result<Block>> = offsets
-        .map(|o| Ok(Block { offset: o as u64, bytes: bytes.slice(o..(o + step).min(bytes.len())) }))
-        .collect();
+    let blocks: Vec<dm_core::Result<Block>> =
+        offsets.map(|o| Ok(Block::data(o as u64, bytes.slice(o..(o + step).min(bytes.len()))))).collect();
     futures::stream::iter(blocks).boxed()
 }
 
@@ -135,6 +134,7 @@ pub fn summary() -> SessionSummary {
     SessionSummary {
         tables: vec![TableFacts { table: "public.t".into(), rows: 1, digest: Some(hasher.digest()) }],
         warnings: vec!["one large object was left out".into()],
+        ..SessionSummary::default()
     }
 }
 

@@ -41,11 +41,10 @@ pub(super) fn look(
 
     let mut preview = RestorePreview {
         location: plan.destination.display().to_string(),
-        consequences: Vec::new(),
-        findings: Vec::new(),
         members: vec![member],
         bytes: size,
         attributes: [(Plan::ATTRIBUTE.to_owned(), to_value(&plan)?)].into(),
+        ..RestorePreview::default()
     };
     let existing = disk::size_of(&plan.destination)?;
     match (plan.in_place, existing) {

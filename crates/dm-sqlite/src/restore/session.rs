@@ -183,7 +183,7 @@ impl RestoreSession for Session {
                 disk::remove_if_there(&image)
             })
             .await?;
-            return Ok(Restored { location: destination.display().to_string(), previous: None });
+            return Ok(Restored { location: destination.display().to_string(), ..Restored::default() });
         }
         let expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let kept = kept_name(&destination, ctx.now());
@@ -203,6 +203,7 @@ impl RestoreSession for Session {
         Ok(Restored {
             location: destination.display().to_string(),
             previous: previous.map(|p| p.display().to_string()),
+            ..Restored::default()
         })
     }
 

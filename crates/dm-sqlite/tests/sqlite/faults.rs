@@ -17,9 +17,9 @@ WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 30000)
 INSERT INTO t SELECT x, 'row number ' || x, zeroblob(200) FROM n;";
 
 fn flip(block: &Block, at: usize) -> Block {
-    let mut bytes = block.bytes.to_vec();
+    let mut bytes = block.bytes().unwrap().to_vec();
     bytes[at] ^= 0x20;
-    Block { offset: block.offset, bytes: bytes.into() }
+    Block::data(block.offset(), bytes)
 }
 
 async fn compared_after(
@@ -37,7 +37,7 @@ async fn compared_after(
 async fn one_changed_cell_is_found_by_the_digest_alone() {
     let place = place("CREATE TABLE t(a); INSERT INTO t VALUES ('needle'), ('hay');");
     let comparison = compared_after(&place, "x.db", |blocks| {
-        let at = blocks[0].bytes.windows(6).position(|w| w == b"needle").unwrap();
+        let at = blocks[0].bytes().unwrap().windows(6).position(|w| w == b"needle").unwrap();
         vec![flip(&blocks[0], at)]
     })
     .await;
@@ -52,9 +52,9 @@ async fn a_corrupt_page_is_found_by_integrity_check() {
     let place = place(MANY);
     let comparison = compared_after(&place, "x.db", |blocks| {
         let mut blocks = blocks.to_vec();
-        let mut bytes = blocks[1].bytes.to_vec();
+        let mut bytes = blocks[1].bytes().unwrap().to_vec();
         bytes[40_960..45_056].fill(0xa5);
-        blocks[1].bytes = bytes.into();
+        blocks[1] = Block::data(blocks[1].offset(), bytes);
         blocks
     })
     .await;
@@ -70,7 +70,7 @@ async fn a_corrupt_page_is_found_by_integrity_check() {
 async fn an_index_that_lies_is_found() {
     let place = place("CREATE TABLE t(a); CREATE INDEX i ON t(a); INSERT INTO t VALUES ('needle');");
     let comparison = compared_after(&place, "x.db", |blocks| {
-        let bytes = &blocks[0].bytes;
+        let bytes = blocks[0].bytes().unwrap();
         let places: Vec<_> = (0..=bytes.len() - 6).filter(|i| &bytes[*i..i + 6] == b"needle").collect();
         assert_eq!(places.len(), 2, "the row and the index");
         vec![flip(&blocks[0], places[1])]
@@ -155,7 +155,7 @@ async fn a_restore_that_fails_midway_is_discarded() {
     let session = port.open(&ctx, &request, &backup.manifest, &preview).await.unwrap();
     let member = backup.manifest.members[0].0.clone();
     let first = &backup.blocks[0];
-    let block = |offset| dm_core::RestoreBlock { offset, bytes: first.bytes.clone() };
+    let block = |offset| dm_core::RestoreBlock { offset, bytes: first.bytes().unwrap().clone() };
     let failing = vec![Ok(block(0)), Err(dm_core::Error::corrupt("a pack is damaged"))];
     let error = session.write(&ctx, &member, Box::pin(futures::stream::iter(failing))).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);

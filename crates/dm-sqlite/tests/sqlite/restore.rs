@@ -61,8 +61,11 @@ async fn a_place_with_content_is_refused_twice() {
     let request = restore_request(Destination::New(Some("late.db".into())), &[]);
     let preview = port.preview(&ctx, &request, &backup.manifest).await.unwrap();
     let session = port.open(&ctx, &request, &backup.manifest, &preview).await.unwrap();
-    let blocks: Vec<_> =
-        backup.blocks.iter().map(|b| Ok(RestoreBlock { offset: b.offset, bytes: b.bytes.clone() })).collect();
+    let blocks: Vec<_> = backup
+        .blocks
+        .iter()
+        .map(|b| Ok(RestoreBlock { offset: b.offset(), bytes: b.bytes().unwrap().clone() }))
+        .collect();
     let member = backup.manifest.members[0].0.clone();
     session.write(&ctx, &member, Box::pin(futures::stream::iter(blocks))).await.unwrap();
     session.finish(&ctx).await.unwrap();

@@ -77,7 +77,7 @@ impl Backup {
     }
 
     pub(crate) fn bytes(&self) -> Vec<u8> {
-        self.blocks.iter().flat_map(|b| b.bytes.iter().copied()).collect()
+        self.blocks.iter().flat_map(|b| b.bytes().unwrap().iter().copied()).collect()
     }
 }
 
@@ -90,9 +90,9 @@ pub(crate) async fn back_up(engine: &dyn Engine, request: &BackupRequest) -> Res
     let mut offset = 0;
     while let Some(block) = stream.next().await {
         let block = block?;
-        assert_eq!(block.offset, offset, "blocks follow each other");
-        assert!(block.bytes.len() <= 1 << 20);
-        offset += block.bytes.len() as u64;
+        assert_eq!(block.offset(), offset, "blocks follow each other");
+        assert!(block.length() <= 1 << 20);
+        offset += block.length();
         blocks.push(block);
     }
     let source = session.describe().clone();
@@ -104,11 +104,9 @@ pub(crate) async fn back_up(engine: &dyn Engine, request: &BackupRequest) -> Res
 
 pub(crate) fn restore_request(destination: Destination, tables: &[&str]) -> RestoreRequest {
     RestoreRequest {
-        destination,
         tables: tables.iter().map(|t| (*t).to_owned()).collect(),
-        jobs: 2,
         digest_key: KEY,
-        scratch_dir: None,
+        ..RestoreRequest::to(destination)
     }
 }
 
@@ -128,8 +126,8 @@ pub(crate) async fn bring_back(
     let blocks: Vec<_> = backup
         .blocks
         .iter()
-        .filter(|b| b.bytes.iter().any(|byte| *byte != 0))
-        .map(|b| Ok(RestoreBlock { offset: b.offset, bytes: b.bytes.clone() }))
+        .filter(|b| b.bytes().unwrap().iter().any(|byte| *byte != 0))
+        .map(|b| Ok(RestoreBlock { offset: b.offset(), bytes: b.bytes().unwrap().clone() }))
         .collect();
     let member = backup.manifest.members[0].0.clone();
     session.write(&ctx, &member, Box::pin(futures::stream::iter(blocks))).await?;

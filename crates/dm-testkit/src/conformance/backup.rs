@@ -49,14 +49,14 @@ pub async fn blocks_are_laid_out_as_said(subject: &dyn Subject) {
         let mut end = 0;
         most = most.max(blocks.len());
         for (number, block) in blocks.iter().enumerate() {
-            let length = block.bytes.len() as u64;
+            let length = block.length();
             assert!(length > 0 && length <= 4 << 20, "{}: a block of {length} bytes", spec.name);
             match spec.layout {
-                Layout::Stream => assert_eq!(block.offset, end, "{}: no gap in a stream", spec.name),
+                Layout::Stream => assert_eq!(block.offset(), end, "{}: no gap in a stream", spec.name),
                 Layout::Pages { page_bytes } => {
                     let page = u64::from(page_bytes);
                     assert!(
-                        block.offset >= end && block.offset.is_multiple_of(page),
+                        block.offset() >= end && block.offset().is_multiple_of(page),
                         "{}: at a page",
                         spec.name
                     );
@@ -64,7 +64,7 @@ pub async fn blocks_are_laid_out_as_said(subject: &dyn Subject) {
                     assert!(last || length.is_multiple_of(page), "{}: a whole number of pages", spec.name);
                 }
             }
-            end = block.offset + length;
+            end = block.offset() + length;
         }
     }
     assert!(most > 1, "the subject has a member of several blocks");

@@ -25,7 +25,7 @@ impl Collected {
     /// What a restore is given.
     #[must_use]
     pub fn manifest(&self) -> RestoreManifest {
-        let size = |blocks: &[Block]| blocks.last().map_or(0, |last| last.offset + last.bytes.len() as u64);
+        let size = |blocks: &[Block]| blocks.last().map_or(0, |last| last.offset() + last.length());
         RestoreManifest {
             source: self.source.clone(),
             members: self.members.iter().map(|(spec, blocks)| (spec.clone(), size(blocks))).collect(),
@@ -38,10 +38,10 @@ impl Collected {
     pub fn content(&self, index: usize) -> RestoreContent {
         let blocks = self.members.get(index).map(|(_, blocks)| blocks.clone()).unwrap_or_default();
         let pieces = blocks.into_iter().flat_map(|block| {
-            let middle = block.bytes.len() / 2 / 512 * 512;
-            let tail =
-                RestoreBlock { offset: block.offset + middle as u64, bytes: block.bytes.slice(middle..) };
-            let head = RestoreBlock { offset: block.offset, bytes: block.bytes.slice(..middle) };
+            let (offset, bytes) = (block.offset(), block.bytes().cloned().unwrap_or_default());
+            let middle = bytes.len() / 2 / 512 * 512;
+            let tail = RestoreBlock { offset: offset + middle as u64, bytes: bytes.slice(middle..) };
+            let head = RestoreBlock { offset, bytes: bytes.slice(..middle) };
             [head, tail].into_iter().filter(|piece| !piece.bytes.is_empty()).map(Ok)
         });
         futures::stream::iter(pieces).boxed()
@@ -50,7 +50,9 @@ impl Collected {
     /// The bytes of all members, by name.
     #[must_use]
     pub fn bytes(&self) -> BTreeMap<String, Bytes> {
-        let all = |blocks: &[Block]| blocks.iter().flat_map(|block| block.bytes.iter().copied()).collect();
+        let all = |blocks: &[Block]| {
+            blocks.iter().filter_map(Block::bytes).flat_map(|bytes| bytes.iter().copied()).collect()
+        };
         self.members.iter().map(|(spec, blocks)| (spec.name.clone(), all(blocks))).collect()
     }
 }
@@ -78,18 +80,23 @@ pub(super) async fn read_all(
     ctx: &OpContext,
     jobs: usize,
 ) -> Result<Collected> {
-    let members: Vec<(MemberSpec, Vec<Block>)> = {
+    let mut members: Vec<(MemberSpec, Vec<Block>)> = Vec::new();
+    let mut round = session.members().to_vec();
+    while !round.is_empty() {
         let session = &session;
-        futures::stream::iter(session.members().to_vec())
+        let read: Vec<_> = futures::stream::iter(round)
             .map(|spec| async move {
                 let blocks = session.read(ctx, &spec).await?.try_collect().await?;
                 Ok::<_, dm_core::Error>((spec, blocks))
             })
             .buffered(jobs)
             .try_collect()
-            .await?
-    };
+            .await?;
+        members.extend(read);
+        round = session.more_members(ctx).await?;
+    }
     let source = session.describe().clone();
-    let summary = session.finish(ctx).await?;
+    let mut summary = session.finish(ctx).await?;
+    let source = source.completed(&mut summary);
     Ok(Collected { source, members, summary })
 }

@@ -13,7 +13,7 @@ use super::backup::{request, sorted};
 use super::{Collected, Subject, collect, context};
 
 fn restore_request(destination: Destination) -> RestoreRequest {
-    RestoreRequest { destination, tables: Vec::new(), jobs: 2, digest_key: [7; 32], scratch_dir: None }
+    RestoreRequest { digest_key: [7; 32], ..RestoreRequest::to(destination) }
 }
 
 fn target(engine: &dyn Engine) -> Arc<dyn RestoreTarget> {

@@ -131,7 +131,7 @@ impl BackupSession for Session {
         if !self.request.content_digests {
             tables.iter_mut().for_each(|table| table.digest = None);
         }
-        Ok(SessionSummary { tables, warnings: Vec::new() })
+        Ok(SessionSummary { tables, ..SessionSummary::default() })
     }
 }
 
@@ -140,8 +140,8 @@ impl Session {
         let most = self.request.block_bytes.max(1);
         let mut offset = 0;
         let mut place = |bytes: Bytes| {
-            let block = Block { offset, bytes };
-            offset += block.bytes.len() as u64;
+            let block = Block::data(offset, bytes);
+            offset += block.length();
             Ok(block)
         };
         if let Some(rows) = member.strip_prefix("data/").and_then(|table| self.contents.tables.get(table)) {

@@ -58,7 +58,7 @@ impl RestoreTarget for MemoryEngine {
             }
         };
         let bytes = members.iter().map(|i| manifest.members[*i].1).sum();
-        Ok(RestorePreview { location, consequences, findings, members, bytes, attributes: BTreeMap::new() })
+        Ok(RestorePreview { location, consequences, findings, members, bytes, ..RestorePreview::default() })
     }
 
     async fn open(
@@ -207,7 +207,7 @@ impl RestoreSession for Session {
             state.databases.insert(name.clone(), previous);
             name
         });
-        Ok(Restored { location: self.location.clone(), previous: kept })
+        Ok(Restored { location: self.location.clone(), previous: kept, ..Restored::default() })
     }
 
     async fn discard(self: Box<Self>, _: &OpContext) -> Result<()> {

@@ -1,0 +1,204 @@
+//! The port of an engine whose changes are written to a log that can be shipped: WAL, oplog, append-only file.
+//!
+//! A log is a sequence of bytes on *timelines*: after a recovery to an earlier point, history goes on along a new one that
+//! branches off the old at a known position. [`LogSource`] is the engine's side, which reads; [`LogReader`] is what a restore
+//! reads back. Neither knows the other: pieces travel between them through the repository.
+
+use std::fmt;
+use std::ops::Range;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use futures::stream::BoxStream;
+use serde::{Deserialize, Serialize};
+
+use crate::{Finding, OpContext, Result};
+
+/// A place in a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct LogPosition {
+    /// The timeline (PostgreSQL's, counted from 1); 1 for logs without branches.
+    pub timeline: u32,
+    /// Bytes from the beginning of the log (PostgreSQL: the LSN).
+    pub offset: u64,
+}
+
+impl fmt::Display for LogPosition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{:X}/{:X}", self.timeline, self.offset >> 32, self.offset & 0xFFFF_FFFF)
+    }
+}
+
+/// What a shipper wants.
+#[derive(Clone, Debug)]
+pub struct LogRequest {
+    /// The name of what holds the log on the server until it is shipped (PostgreSQL: a physical slot).
+    pub holder: String,
+    /// Where the log in the repository ends; `None` when there is none yet. The source goes on from here, on the timeline
+    /// that the server is on now, and answers with a [gap](LogEvent::Gap) when that is not there any more.
+    pub from: Option<LogPosition>,
+    /// The most bytes of one piece; a piece also ends where the engine's own files do.
+    pub piece_bytes: usize,
+    /// How often to look for more.
+    pub poll: std::time::Duration,
+}
+
+impl Default for LogRequest {
+    fn default() -> Self {
+        Self {
+            holder: "dm_log".to_owned(),
+            from: None,
+            piece_bytes: 16 << 20,
+            poll: std::time::Duration::from_millis(500),
+        }
+    }
+}
+
+/// A piece of log, durable on the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogPiece {
+    /// Its timeline.
+    pub timeline: u32,
+    /// Where it begins.
+    pub start: u64,
+    /// By the server's clock, an instant at which everything up to the piece's end had been written: a transaction that
+    /// committed after this instant is not in it.
+    pub sealed_at: DateTime<Utc>,
+    /// Its bytes.
+    pub bytes: Bytes,
+}
+
+impl LogPiece {
+    /// Where it ends: the offset of the byte after it.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.start + self.bytes.len() as u64
+    }
+}
+
+/// What a source tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogEvent {
+    /// The next piece. Pieces of a timeline follow each other without a hole, except after a gap.
+    Piece(LogPiece),
+    /// A timeline begins: the engine's own record of what it branched off, and where (a `.history` file).
+    History {
+        /// The new timeline.
+        timeline: u32,
+        /// The record, byte for byte.
+        bytes: Bytes,
+    },
+    /// This part of the log is gone for good from the server: no point in it can be restored, and a new base backup is
+    /// needed for what comes after.
+    Gap {
+        /// The timeline.
+        timeline: u32,
+        /// What is missing. The next piece begins at its end.
+        missing: Range<u64>,
+        /// Why, for a person.
+        reason: String,
+    },
+    /// Nothing new; everything that is durable on the server has been handed over.
+    Idle {
+        /// By the server's clock, an instant up to which that holds.
+        at: DateTime<Utc>,
+    },
+}
+
+/// An engine whose log can be followed.
+#[async_trait]
+pub trait LogSource: Send + Sync {
+    /// Looks, without changing anything, whether following would work: settings, privileges, the holder.
+    ///
+    /// # Errors
+    /// Only when the look itself fails; what is wrong is a finding.
+    async fn preflight(&self, ctx: &OpContext, request: &LogRequest) -> Result<Vec<Finding>>;
+
+    /// What tells this log from another database's: the folder of its pieces (`[a-z0-9._-]`, PostgreSQL: the system
+    /// identifier).
+    ///
+    /// # Errors
+    /// `Unreachable`, `Denied`.
+    async fn stream_id(&self, ctx: &OpContext) -> Result<String>;
+
+    /// Begins to follow; makes the holder when it is not there.
+    ///
+    /// # Errors
+    /// `Unreachable`, `Denied`, `Unsupported`; `Busy` when somebody else uses the holder.
+    async fn follow(&self, ctx: &OpContext, request: &LogRequest) -> Result<Box<dyn LogSession>>;
+
+    /// Reads one of the engine's own log files as the engine hands it to an archive command: its name and path give a
+    /// piece (or a history).
+    ///
+    /// # Errors
+    /// `Invalid` for a name that is none of the engine's; `NotFound`; `Corrupt` when the content belongs elsewhere.
+    async fn read_file(&self, ctx: &OpContext, path: &std::path::Path) -> Result<LogEvent>;
+
+    /// Gives up the holder, so that the server keeps nothing for it any more.
+    ///
+    /// # Errors
+    /// `Unreachable`, `Denied`; `Busy` while it is in use.
+    async fn drop_holder(&self, ctx: &OpContext, holder: &str) -> Result<()>;
+}
+
+/// A log being followed. Dropping it leaves the holder, so that a later one goes on without a gap.
+#[async_trait]
+pub trait LogSession: Send {
+    /// Waits for the next event, at most one polling interval: [`LogEvent::Idle`] then.
+    ///
+    /// # Errors
+    /// `Unreachable` (follow anew, from what was shipped), `Conflict` when the server behind the address is another one.
+    ///
+    /// # Cancellation
+    /// Dropping the future loses nothing: what was not [confirmed](Self::confirm) comes again.
+    async fn next(&mut self, ctx: &OpContext) -> Result<LogEvent>;
+
+    /// Everything before this place is durable elsewhere: the server may forget it.
+    ///
+    /// # Errors
+    /// `Unreachable`.
+    async fn confirm(&mut self, ctx: &OpContext, position: LogPosition) -> Result<()>;
+
+    /// Where the server's log ends now, to tell how far behind shipping is.
+    ///
+    /// # Errors
+    /// `Unreachable`.
+    async fn end(&mut self, ctx: &OpContext) -> Result<LogPosition>;
+}
+
+/// A stretch of log without a hole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogSpan {
+    /// Its timeline.
+    pub timeline: u32,
+    /// From the first byte to the one after the last.
+    pub range: Range<u64>,
+    /// When the first piece was sealed, by the server's clock.
+    pub first_at: DateTime<Utc>,
+    /// Up to when it is complete, by the server's clock.
+    pub last_at: DateTime<Utc>,
+}
+
+/// The log as it was shipped, for a restore.
+#[async_trait]
+pub trait LogReader: Send + Sync + fmt::Debug {
+    /// What there is, in the order of timelines and offsets. Two spans of one timeline mean a gap between them.
+    fn spans(&self) -> &[LogSpan];
+
+    /// The end of the piece that was the first to be sealed after an instant, on a timeline: replaying up to there passes
+    /// the instant. `None` when nothing was sealed after it.
+    fn end_of(&self, timeline: u32, at: DateTime<Utc>) -> Option<u64>;
+
+    /// The engine's own record of how a timeline began, where it was shipped.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Denied`, `Unreachable`.
+    async fn history(&self, ctx: &OpContext, timeline: u32) -> Result<Option<Bytes>>;
+
+    /// The bytes of a range that lies within one span.
+    ///
+    /// # Errors
+    /// `NotFound` when it does not; as items of the stream: `Corrupt`, `Denied`, `Unreachable`.
+    fn read(&self, ctx: &OpContext, timeline: u32, range: Range<u64>) -> BoxStream<'static, Result<Bytes>>;
+}
