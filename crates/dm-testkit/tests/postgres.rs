@@ -39,17 +39,31 @@ async fn postgres_16_round_trip() {
 }
 
 #[tokio::test]
+async fn postgres_17_round_trip() {
+    round_trip(17).await;
+}
+
+#[tokio::test]
 async fn postgres_18_round_trip() {
     round_trip(18).await;
 }
 
-#[tokio::test]
-async fn postgres_15_has_the_contributed_extensions() {
-    let server = require!(Server::shared(15));
+async fn contributed_extensions(major: u32) {
+    let server = require!(Server::shared(major));
     let db = server.database("contrib").await.unwrap();
     db.psql("CREATE EXTENSION pgstattuple; CREATE EXTENSION amcheck; CREATE EXTENSION pg_stat_statements")
         .await
         .unwrap();
+}
+
+#[tokio::test]
+async fn postgres_15_has_the_contributed_extensions() {
+    contributed_extensions(15).await;
+}
+
+#[tokio::test]
+async fn postgres_17_has_the_contributed_extensions() {
+    contributed_extensions(17).await;
 }
 
 #[tokio::test]

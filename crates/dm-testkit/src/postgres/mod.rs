@@ -1,4 +1,4 @@
-//! Throwaway PostgreSQL servers of majors 15, 16 and 18.
+//! Throwaway PostgreSQL servers of majors 15 to 18.
 //!
 //! ```no_run
 //! # async fn f() -> Result<(), Box<dyn std::error::Error>> {

@@ -22,6 +22,22 @@ pub struct Options {
 }
 
 impl Options {
+    /// What physical backups ask of a server: page checksums, full page writes, and WAL summaries where the major has
+    /// them.
+    #[must_use]
+    pub fn physical(major: u32) -> Self {
+        let mut options = Self::default()
+            .with_setting("full_page_writes", "on")
+            .with_setting("wal_level", "replica")
+            .with_setting("max_wal_senders", "10")
+            .with_setting("max_replication_slots", "10");
+        options.initdb_args.push("--data-checksums".to_owned());
+        if major >= 17 {
+            options = options.with_setting("summarize_wal", "on");
+        }
+        options
+    }
+
     /// The same with one more setting.
     #[must_use]
     pub fn with_setting(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
