@@ -9,8 +9,8 @@ use dm_backup::{
     RunReport, SizeReport, VerifyReport, VerifyScope,
 };
 use dm_core::{
-    Action, BackupKind, BackupRequest, EngineId, Error, ErrorKind, OpContext, Preflight, Result, Secret,
-    TargetName,
+    Action, BackupKind, BackupMode, BackupRequest, Engine, EngineId, Error, ErrorKind, OpContext, Preflight,
+    Result, Secret, TargetName,
 };
 use dm_repository::{BackupHeader, Identity, Recipient, VerifyLevel};
 use serde::Serialize;
@@ -36,8 +36,11 @@ const EXPORT: Action = Action::write("backup", "export");
 pub struct BackupOptions {
     /// The engine; the only one, or `main`, when `None`.
     pub engine: Option<EngineId>,
-    /// The target: the name of its folder in the repository; the engine's name when `None`.
+    /// The target: the name of its folder in the repository; what the engine's backups are called when `None`
+    /// (see [`DataManager::target_of`]).
     pub target: Option<TargetName>,
+    /// Rows or files; the configuration's when `None`, and the engine's own way where that says nothing either.
+    pub mode: Option<BackupMode>,
     /// Full, differential or incremental; the configuration's when `None`.
     pub kind: Option<BackupKind>,
     /// Connections or threads at once; the configuration's number when `None`.
@@ -77,8 +80,9 @@ impl Backups<'_> {
     /// # Errors
     /// Only when the look itself fails; what is wrong is a finding of level `Error`.
     pub async fn preflight(&self, ctx: &OpContext, options: &BackupOptions) -> Result<Preflight> {
-        let (engine, target) = self.dm.engine_and_target(options.engine.as_ref(), options.target.as_ref())?;
-        let run = self.run_options(options, target);
+        let (engine, target) =
+            self.dm.engine_and_target(options.engine.as_ref(), options.target.as_ref(), options.mode)?;
+        let run = self.run_options(options, engine.as_ref(), target);
         let work = async {
             match self.dm.backups(ctx).await {
                 Ok(service) => service.preflight(ctx, engine.as_ref(), &run).await,
@@ -101,9 +105,11 @@ impl Backups<'_> {
     /// # Cancellation
     /// Cancel through the context; running again is always safe.
     pub async fn run(&self, ctx: &OpContext, options: &BackupOptions) -> Result<RunReport> {
-        let (engine, target) = self.dm.engine_and_target(options.engine.as_ref(), options.target.as_ref())?;
-        let run = self.run_options(options, target);
-        let details = serde_json::json!({ "kind": run.kind, "engine": engine.id().as_str() });
+        let (engine, target) =
+            self.dm.engine_and_target(options.engine.as_ref(), options.target.as_ref(), options.mode)?;
+        let run = self.run_options(options, engine.as_ref(), target);
+        let details =
+            serde_json::json!({ "kind": run.kind, "mode": run.request.mode, "engine": engine.id().as_str() });
         let operation = Operation::new(RUN, run.target.as_str()).with_details(details);
         let work = async {
             // An engine that cannot be reached should not leave an empty repository behind.
@@ -133,7 +139,7 @@ impl Backups<'_> {
         target: Option<&TargetName>,
         which: &str,
     ) -> Result<BackupDetails> {
-        let of = self.dm.target(target, None)?;
+        let of = self.dm.target(target, None, None)?;
         let work = async { self.dm.backups(ctx).await?.show(ctx, &selector(&of, which, false)?).await };
         self.dm.operate(ctx, Operation::new(SHOW, of.as_str()), work).await
     }
@@ -154,7 +160,9 @@ impl Backups<'_> {
             Operation::new(VERIFY, name(target)).with_details(serde_json::json!({ "level": level }));
         let work = async {
             let scope = match which {
-                Some(which) => VerifyScope::One(selector(&self.dm.target(target, None)?, which, false)?),
+                Some(which) => {
+                    VerifyScope::One(selector(&self.dm.target(target, None, None)?, which, false)?)
+                }
                 None => VerifyScope::All { target: target.cloned() },
             };
             self.dm.backups(ctx).await?.verify(ctx, &scope, level).await
@@ -173,7 +181,7 @@ impl Backups<'_> {
         target: Option<&TargetName>,
         rules: Option<KeepRules>,
     ) -> Result<ExpirePlan> {
-        let of = self.dm.target(target, None)?;
+        let of = self.dm.target(target, None, None)?;
         let rules = match rules {
             Some(rules) => rules,
             None => self.dm.keep_rules(),
@@ -207,7 +215,7 @@ impl Backups<'_> {
         which: &str,
         reason: &str,
     ) -> Result<DeletePlan> {
-        let of = self.dm.target(target, None)?;
+        let of = self.dm.target(target, None, None)?;
         let work = async {
             let selectors = [selector(&of, which, false)?];
             self.dm.backups(ctx).await?.plan_delete(ctx, &selectors, reason).await
@@ -264,7 +272,7 @@ impl Backups<'_> {
         reason: &str,
         pinned: bool,
     ) -> Result<BackupHeader> {
-        let of = self.dm.target(target, None)?;
+        let of = self.dm.target(target, None, None)?;
         let action = if pinned { PIN } else { UNPIN };
         let operation = Operation::new(action, of.as_str())
             .with_details(serde_json::json!({ "backup": which, "reason": reason }));
@@ -291,7 +299,7 @@ impl Backups<'_> {
         which: &str,
         folder: &Path,
     ) -> Result<ExportReport> {
-        let of = self.dm.target(target, None)?;
+        let of = self.dm.target(target, None, None)?;
         let operation =
             Operation::new(EXPORT, of.as_str()).with_details(serde_json::json!({ "backup": which }));
         let work = async {
@@ -344,9 +352,8 @@ impl Backups<'_> {
         self.dm.operate(ctx, Operation::new(NEW, "*"), work).await
     }
 
-    fn run_options(&self, options: &BackupOptions, target: TargetName) -> RunOptions {
-        let config = &self.dm.config;
-        let configured = config.targets.get(&target).map_or(&config.backup, |t| &t.backup);
+    fn run_options(&self, options: &BackupOptions, engine: &dyn Engine, target: TargetName) -> RunOptions {
+        let configured = self.dm.backup_config(&target);
         let or = |given: &Vec<String>, configured: &Vec<String>| {
             if given.is_empty() { configured.clone() } else { given.clone() }
         };
@@ -359,6 +366,7 @@ impl Backups<'_> {
         RunOptions {
             kind: options.kind.unwrap_or(configured.kind),
             request: BackupRequest {
+                mode: options.mode.or_else(|| self.dm.mode_of(engine, &target)),
                 jobs: options.jobs.unwrap_or_else(|| self.dm.jobs()).max(1),
                 include_tables: or(&options.include_tables, &configured.include_tables),
                 exclude_tables: or(&options.exclude_tables, &configured.exclude_tables),
@@ -423,7 +431,7 @@ fn create_private(path: &Path, bytes: &[u8]) -> Result<()> {
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)
 }
 
-fn unsupported(engine: &dyn dm_core::Engine) -> Error {
+fn unsupported(engine: &dyn Engine) -> Error {
     Error::unsupported(format!("{} databases cannot be backed up", engine.kind())).on_engine(engine.kind())
 }
 

@@ -33,6 +33,7 @@ mod query;
 mod repositories;
 mod restores;
 mod status;
+mod targets;
 
 pub use audit::Audits;
 pub use backups::{BackupOptions, Backups, NewKey};

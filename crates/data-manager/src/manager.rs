@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use dm_audit::AuditLog;
 use dm_backup::BackupService;
-use dm_core::{Actor, Clock, Engine, EngineId, Error, OpContext, Permissions, Result, Secret, TargetName};
+use dm_core::{Actor, Clock, Engine, EngineId, Error, OpContext, Permissions, Result, Secret};
 use dm_store::Store;
 use tokio::sync::OnceCell;
 
@@ -143,35 +143,6 @@ impl DataManager {
 
     pub(crate) async fn backups_or_new(&self, ctx: &OpContext) -> Result<BackupService> {
         Ok(BackupService::new(self.repository.open_or_init(ctx).await?))
-    }
-
-    /// The engine and the target that a request means. A target that the configuration knows names its engine; an engine
-    /// without a target is backed up under its own name.
-    pub(crate) fn engine_and_target(
-        &self,
-        engine: Option<&EngineId>,
-        target: Option<&TargetName>,
-    ) -> Result<(Arc<dyn Engine>, TargetName)> {
-        let configured = target.and_then(|t| self.config.targets.get(t)).map(|t| &t.engine);
-        let engine = self.engine(engine.or(configured))?;
-        let target = match target {
-            Some(target) => target.clone(),
-            None => TargetName::new(engine.id().as_str())?,
-        };
-        Ok((engine, target))
-    }
-
-    /// The target that a request means: the one named, or the name of the engine.
-    pub(crate) fn target(
-        &self,
-        target: Option<&TargetName>,
-        engine: Option<&EngineId>,
-    ) -> Result<TargetName> {
-        match (target, engine) {
-            (Some(target), _) => Ok(target.clone()),
-            (None, Some(engine)) => TargetName::new(engine.as_str()),
-            (None, None) => TargetName::new(self.engine(None)?.id().as_str()),
-        }
     }
 }
 

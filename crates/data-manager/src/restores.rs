@@ -66,7 +66,7 @@ impl DataManager {
             return Err(Error::invalid("a restore goes either in place or to another place, not both")
                 .with_hint("leave out --in-place, or --to"));
         }
-        let target = self.target(options.target.as_ref(), options.engine.as_ref())?;
+        let target = self.target(options.target.as_ref(), options.engine.as_ref(), None)?;
         let resource = target.to_string();
         let mut planned = None;
         let work = async {

@@ -27,7 +27,7 @@ impl FromStr for BackupPrefix {
             return Ok(Self(text));
         }
         Err(Error::invalid(format!("\"{text}\" is not a backup id"))
-            .with_hint("give the id that the list shows, or at least its first eight characters"))
+            .with_hint("give the id as \"dm backup list\" shows it: the first 13 characters name one"))
     }
 }
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use chrono_tz::Tz;
 use dm_core::{
-    BackupKind, ByteSize, EngineId, Error, Grant, Period, Permissions, Result, Secret, TargetName,
+    BackupKind, BackupMode, ByteSize, CheckDepth, EngineId, Error, Grant, Period, Permissions, Result,
+    Secret, TargetName,
 };
 
 use super::cron::CronSchedule;
@@ -15,8 +16,9 @@ use super::kind::Parsed;
 use super::nearest::nearest;
 use super::resolve::{Entry, Resolved};
 use super::sections::{
-    AccessConfig, BackupConfig, BackupRetentionConfig, EngineConfig, MonitoringConfig, PlaceConfig,
-    RepositoryConfig, RetentionConfig, StoreConfig, TargetConfig, VerifyAfter,
+    AccessConfig, BackupConfig, BackupRetentionConfig, CheckConfig, EngineConfig, LogConfig,
+    MonitoringConfig, PlaceConfig, RecoveryConfig, RepositoryConfig, RetentionConfig, StoreConfig,
+    TargetConfig, VerifyAfter,
 };
 use super::source::Source;
 use super::{duration, prisma};
@@ -60,6 +62,17 @@ from_parsed! {
         "full" => Some(Self::Full),
         "differential" => Some(Self::Differential),
         "incremental" => Some(Self::Incremental),
+        _ => None,
+    };
+    BackupMode: Parsed::Text(text) => match text.as_str() {
+        "logical" => Some(Self::Logical),
+        "physical" => Some(Self::Physical),
+        _ => None,
+    };
+    CheckDepth: Parsed::Text(text) => match text.as_str() {
+        "none" => Some(Self::None),
+        "standard" => Some(Self::Standard),
+        "deep" => Some(Self::Deep),
         _ => None,
     };
     VerifyAfter: Parsed::Text(text) => match text.as_str() {
@@ -109,6 +122,8 @@ pub(super) struct Assembled {
     pub(super) repository: RepositoryConfig,
     pub(super) backup: BackupConfig,
     pub(super) targets: BTreeMap<TargetName, TargetConfig>,
+    pub(super) log: LogConfig,
+    pub(super) recovery: RecoveryConfig,
     pub(super) store: StoreConfig,
     pub(super) access: AccessConfig,
     pub(super) retention: RetentionConfig,
@@ -124,6 +139,7 @@ pub(super) fn assemble(resolved: &mut Resolved, file: &str, default_store: &str)
     let targets = targets(resolved, &engines, &backup, &mut problems)?;
     let access = access(resolved, &mut problems)?;
     let repository = repository(resolved, &mut problems)?;
+    let recovery = recovery(resolved, &mut problems)?;
     report(file, problems)?;
     resolved.entries.entry(["store", "url"].map(str::to_owned).to_vec()).or_insert_with(|| Entry {
         value: Parsed::Secret(Secret::new(default_store)),
@@ -131,10 +147,17 @@ pub(super) fn assemble(resolved: &mut Resolved, file: &str, default_store: &str)
         source: Source::Default,
     });
     let store = Section::new(resolved, &["store"]);
+    let log = Section::new(resolved, &["log"]);
     let retention = Section::new(resolved, &["retention"]);
     let monitoring = Section::new(resolved, &["monitoring"]);
     Ok(Assembled {
         store: StoreConfig { url: store.required("url")? },
+        log: LogConfig {
+            slot: log.required("slot")?,
+            seal_every: log.required("seal_every")?,
+            poll: log.required("poll")?,
+        },
+        recovery,
         retention: RetentionConfig {
             soft_delete_grace_days: retention.required("soft_delete_grace_days")?,
             purge_schedule: retention.required("purge_schedule")?,
@@ -235,6 +258,7 @@ fn repository(resolved: &Resolved, problems: &mut Vec<Problem>) -> Result<Reposi
         memory: section.required("memory")?,
         pack_size: section.required("pack_size")?,
         jobs: section.required("jobs")?,
+        rate_limit: section.optional("rate_limit")?,
         retention: BackupRetentionConfig {
             keep_last: keep.required("keep_last")?,
             daily: keep.required("daily")?,
@@ -254,6 +278,7 @@ fn backup(resolved: &Resolved) -> Result<BackupConfig> {
     Ok(BackupConfig {
         enabled: section.required("enabled")?,
         schedule: section.required("schedule")?,
+        mode: section.optional("mode")?,
         kind: section.required("kind")?,
         verify_after: section.required("verify_after")?,
         include_tables: section.required("include_tables")?,
@@ -300,6 +325,7 @@ fn targets(
         let backup = BackupConfig {
             enabled: section.optional("enabled")?.unwrap_or(general.enabled),
             schedule: section.optional("schedule")?.unwrap_or_else(|| general.schedule.clone()),
+            mode: section.optional("mode")?.or(general.mode),
             kind: section.optional("kind")?.unwrap_or(general.kind),
             verify_after: section.optional("verify_after")?.unwrap_or(general.verify_after),
             include_tables: section
@@ -318,6 +344,31 @@ fn targets(
         }
     }
     Ok(targets)
+}
+
+fn recovery(resolved: &Resolved, problems: &mut Vec<Problem>) -> Result<RecoveryConfig> {
+    let section = Section::new(resolved, &["recovery"]);
+    let mut check = BTreeMap::new();
+    for name in resolved.names(&["recovery", "check"]) {
+        let section = Section::new(resolved, &["recovery", "check", &name]);
+        let Some(sql) = section.optional("sql")? else {
+            problems.push(Problem {
+                line: line_of(resolved, &section.prefix),
+                text: format!("{} has no sql: write the question that is asked", dotted(&section.prefix)),
+            });
+            continue;
+        };
+        check.insert(name, CheckConfig { sql, expect: section.optional("expect")? });
+    }
+    Ok(RecoveryConfig {
+        checks: section.required("checks")?,
+        stop_command: section.optional("stop_command")?,
+        start_command: section.optional("start_command")?,
+        run_as: section.optional("run_as")?,
+        bin_dir: section.optional("bin_dir")?,
+        drill_max_age: section.required("drill_max_age")?,
+        check,
+    })
 }
 
 fn access(resolved: &Resolved, problems: &mut Vec<Problem>) -> Result<AccessConfig> {

@@ -33,6 +33,8 @@ const fn soon(key: Key) -> Key {
     Key { later: true, ..key }
 }
 
+const MODES: Kind = Kind::Choice(&["logical", "physical"]);
+const CHECKS: Kind = Kind::Choice(&["none", "standard", "deep"]);
 const KINDS: Kind = Kind::Choice(&["full", "differential", "incremental"]);
 const VERIFY: Kind = Kind::Choice(&["off", "quick", "stored", "full"]);
 const MANY: Kind = Kind::Count { min: 0, max: 100_000 };
@@ -220,6 +222,13 @@ pub(super) const KEYS: &[Key] = &[
         "tables or files read or restored at once; `auto` is one for each processor core, at most 4",
     ),
     soon(key(
+        "repository.rate_limit",
+        Kind::Size { min: 64 << 10, max: 1 << 40 },
+        None,
+        "50 MB",
+        "most bytes a second to and from the repository, over all that one program does; no limit when not set",
+    )),
+    soon(key(
         "repository.secondary.*.url",
         Kind::Location,
         None,
@@ -318,6 +327,13 @@ pub(super) const KEYS: &[Key] = &[
         "",
         "when: minute, hour, day, month, weekday, in `zone`",
     )),
+    soon(key(
+        "backup.mode",
+        MODES,
+        None,
+        "physical",
+        "`logical` (one database: by table, portable between versions) or `physical` (the whole server, page by page; points in time with its log); PostgreSQL is backed up logically without it, SQLite always page by page",
+    )),
     key(
         "backup.kind",
         KINDS,
@@ -355,6 +371,7 @@ pub(super) const KEYS: &[Key] = &[
         "30 1 * * *",
         "as `backup.schedule`, for this target",
     )),
+    soon(key("backup.targets.*.mode", MODES, None, "physical", "as `backup.mode`, for this target")),
     key("backup.targets.*.kind", KINDS, None, "incremental", "as `backup.kind`, for this target"),
     key("backup.targets.*.verify_after", VERIFY, None, "quick", "as `backup.verify_after`, for this target"),
     key(
@@ -371,6 +388,77 @@ pub(super) const KEYS: &[Key] = &[
         "sessions",
         "as `backup.exclude_tables`, for this target",
     ),
+    soon(key(
+        "log.slot",
+        Kind::Text,
+        Some("dm_log"),
+        "",
+        "the replication slot that holds the log on the server until it is shipped",
+    )),
+    soon(key(
+        "log.seal_every",
+        Kind::Timeout,
+        Some("5s"),
+        "",
+        "the longest that log waits on the server before it is sealed in the repository, while there is traffic",
+    )),
+    soon(key("log.poll", Kind::Timeout, Some("500ms"), "", "how often the server is asked for more log")),
+    soon(key(
+        "recovery.checks",
+        CHECKS,
+        Some("standard"),
+        "",
+        "how much a restore checks: `none` (nothing is started), `standard`, or `deep` (every page and index; reads everything)",
+    )),
+    soon(key(
+        "recovery.stop_command",
+        Kind::Text,
+        None,
+        "systemctl stop shop",
+        "run by the shell before a restore begins; the restore stops when it fails",
+    )),
+    soon(key(
+        "recovery.start_command",
+        Kind::Text,
+        None,
+        "systemctl start shop",
+        "run by the shell when a restore was proven and released",
+    )),
+    soon(key(
+        "recovery.run_as",
+        Kind::Text,
+        None,
+        "postgres",
+        "the user that a restored server runs as, and owns its files, where the restore runs as root",
+    )),
+    soon(key(
+        "recovery.bin_dir",
+        Kind::Path,
+        None,
+        "/usr/lib/postgresql/18/bin",
+        "folder of the server's programs (`postgres`, `pg_ctl`) for restores; else the engine's `bin_dir`, else found",
+    )),
+    soon(key(
+        "recovery.drill_max_age",
+        Kind::Period,
+        Some("30 days"),
+        "",
+        "a proof of restore older than this no longer counts in `dm status`",
+    )),
+    soon(key(
+        "recovery.check.*.sql",
+        Kind::Text,
+        None,
+        "SELECT count(*) FROM orders WHERE total < 0",
+        "a question that a restored database is asked before it is released; must give one value",
+    )),
+    soon(key(
+        "recovery.check.*.expect",
+        Kind::Text,
+        None,
+        "0",
+        "the answer that is right, as text; without it every answer but false, null and an error is",
+    )),
     key(
         "store.url",
         Kind::SecretUrl,

@@ -39,8 +39,9 @@ use resolve::{Resolved, Surroundings, resolve};
 
 pub use cron::CronSchedule;
 pub use sections::{
-    AccessConfig, BackupConfig, BackupRetentionConfig, EngineConfig, MonitoringConfig, PlaceConfig,
-    RepositoryConfig, RetentionConfig, StoreConfig, TargetConfig, VerifyAfter,
+    AccessConfig, BackupConfig, BackupRetentionConfig, CheckConfig, EngineConfig, LogConfig,
+    MonitoringConfig, PlaceConfig, RecoveryConfig, RepositoryConfig, RetentionConfig, StoreConfig,
+    TargetConfig, VerifyAfter,
 };
 pub use source::{Setting, Source};
 pub use tables::{environment_table, profiles_table, settings_table};
@@ -76,6 +77,10 @@ pub struct Config {
     pub backup: BackupConfig,
     /// What is backed up under which name; every engine is in at least one.
     pub targets: BTreeMap<TargetName, TargetConfig>,
+    /// Shipping the log.
+    pub log: LogConfig,
+    /// Restores and drills.
+    pub recovery: RecoveryConfig,
     /// The system's own state.
     pub store: StoreConfig,
     /// Who may do what.
@@ -246,6 +251,8 @@ fn build(
         repository: sections.repository,
         backup: sections.backup,
         targets: sections.targets,
+        log: sections.log,
+        recovery: sections.recovery,
         store: sections.store,
         access: sections.access,
         retention: sections.retention,

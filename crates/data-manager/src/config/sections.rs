@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use dm_core::{BackupKind, ByteSize, EngineId, Grant, Period, Secret};
+use dm_core::{BackupKind, BackupMode, ByteSize, CheckDepth, EngineId, Grant, Period, Secret};
 
 use super::cron::CronSchedule;
 
@@ -104,6 +104,8 @@ pub struct RepositoryConfig {
     pub pack_size: ByteSize,
     /// Members read or restored at once, at least 1.
     pub jobs: usize,
+    /// Most bytes a second to and from the repository.
+    pub rate_limit: Option<ByteSize>,
     /// Which backups stay.
     pub retention: BackupRetentionConfig,
 }
@@ -153,6 +155,8 @@ pub struct BackupConfig {
     pub enabled: bool,
     /// When, in the configuration's zone. Read, used from a later release.
     pub schedule: CronSchedule,
+    /// Rows or files; the engine's own way when `None`.
+    pub mode: Option<BackupMode>,
     /// The kind of a backup that nobody says the kind of.
     pub kind: BackupKind,
     /// What is checked afterwards.
@@ -171,6 +175,48 @@ pub struct TargetConfig {
     pub engine: EngineId,
     /// How and when.
     pub backup: BackupConfig,
+}
+
+/// `[log]`: shipping the log of a database. A time of `None` means: not at all by time.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct LogConfig {
+    /// The replication slot that holds the log on the server until it is shipped.
+    pub slot: String,
+    /// The longest that log waits before it is sealed in the repository, while there is traffic.
+    pub seal_every: Option<Duration>,
+    /// How often the server is asked for more.
+    pub poll: Option<Duration>,
+}
+
+/// `[recovery]`: restores and drills.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RecoveryConfig {
+    /// How much a restore checks.
+    pub checks: CheckDepth,
+    /// Run by the shell before a restore begins.
+    pub stop_command: Option<String>,
+    /// Run by the shell when a restore was released.
+    pub start_command: Option<String>,
+    /// The user that a restored server runs as, where the restore runs as root.
+    pub run_as: Option<String>,
+    /// Folder of the server's programs.
+    pub bin_dir: Option<PathBuf>,
+    /// A proof of restore older than this no longer counts.
+    pub drill_max_age: Period,
+    /// Questions to a restored database, by name.
+    pub check: BTreeMap<String, CheckConfig>,
+}
+
+/// `[recovery.check.<name>]`: a question to a restored database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CheckConfig {
+    /// The statement; gives one value.
+    pub sql: String,
+    /// The right answer as text; every answer but false, null and an error when `None`.
+    pub expect: Option<String>,
 }
 
 /// `[store]`: the system's own state.

@@ -21,6 +21,7 @@ fn example_name(pattern: &str) -> &'static str {
         p if p.starts_with("engines.") => "main",
         p if p.starts_with("repository.secondary.") => "offsite",
         p if p.starts_with("backup.targets.") => "nightly",
+        p if p.starts_with("recovery.check.") => "no-negative-totals",
         _ => "backup-operator",
     }
 }
@@ -59,6 +60,11 @@ fn heading(section: &str) -> String {
         "backup" => "\n# How and when backups are made.\n",
         "backup.targets.*" => {
             "\n# A name of its own for what is backed up; without any, every engine is backed up under its own name.\n"
+        }
+        "log" => "\n# Shipping the log, for points in time between backups.\n",
+        "recovery" => "\n# Restores and drills.\n",
+        "recovery.check.*" => {
+            "\n# A question of your own to a restored database. More of them: [recovery.check.<name>].\n"
         }
         "store" => "\n# The system's own state: runs and the audit trail.\n",
         "access" => "\n# Who may do what.\n",

@@ -150,7 +150,7 @@ pub(crate) struct ListArgs {
 pub(crate) struct ShowArgs {
     /// The backup: its id, the beginning of it, or `latest`.
     ///
-    /// At least eight characters of the id, as many as name only one. `latest` is the newest one of the target.
+    /// The thirteen characters that the lists show are enough. `latest` is the newest one of the target.
     #[arg(value_name = "BACKUP", default_value = "latest")]
     pub(crate) backup: String,
 
@@ -292,7 +292,7 @@ pub(crate) struct DeleteArgs {
 pub(crate) struct PinArgs {
     /// The backup: its id, the beginning of it, or `latest`.
     ///
-    /// At least eight characters of the id, as many as name only one. `latest` is the newest one of the target.
+    /// The thirteen characters that the lists show are enough. `latest` is the newest one of the target.
     #[arg(value_name = "BACKUP")]
     pub(crate) backup: String,
 
@@ -314,7 +314,7 @@ pub(crate) struct PinArgs {
 pub(crate) struct ExportArgs {
     /// The backup: its id, the beginning of it, or `latest`.
     ///
-    /// At least eight characters of the id, as many as name only one. `latest` is the newest one of the target.
+    /// The thirteen characters that the lists show are enough. `latest` is the newest one of the target.
     #[arg(value_name = "BACKUP")]
     pub(crate) backup: String,
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use data_manager::backup::RunReport;
+use data_manager::backup::{RunReport, Step};
 use data_manager::repository::{Verification, VerifyLevel};
 use data_manager::{BackupKind, BackupOptions, DataManager, Finding, Level, Result};
 use serde::Serialize;
@@ -37,6 +37,7 @@ pub(super) async fn run(session: &mut Session, dm: &DataManager, args: RunArgs) 
     let options = BackupOptions {
         engine: args.engine,
         target: args.target.target,
+        mode: None,
         kind: args.kind.map(Into::into),
         jobs: args.jobs.map(Into::into),
         include_tables: args.include_tables,
@@ -111,6 +112,7 @@ struct Report<'a> {
     warnings: &'a [String],
     findings: &'a [Finding],
     verification: Option<&'a Verification>,
+    steps: &'a [Step],
 }
 
 impl<'a> From<&'a RunReport> for Report<'a> {
@@ -124,6 +126,7 @@ impl<'a> From<&'a RunReport> for Report<'a> {
             warnings: &report.warnings,
             findings: &report.findings,
             verification: report.verification.as_ref(),
+            steps: &report.steps,
         }
     }
 }
