@@ -114,6 +114,8 @@ impl Default for Permissions {
                 allow("backup:drill", false),
                 allow("backup:pin", false),
                 allow("backup:unpin", false),
+                allow("log:ship", false),
+                allow("log:push", false),
                 allow("maintain:*", false),
                 allow("alert:*", false),
             ],

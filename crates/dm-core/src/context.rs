@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Actor, Error, ErrorKind, Result, RunId};
+use crate::{Actor, Error, ErrorKind, LogPosition, Result, RunId};
 
 /// Where the time comes from. There is no other source of it below the facade.
 pub trait Clock: Send + Sync + fmt::Debug {
@@ -43,6 +43,15 @@ pub enum Progress {
     Item(String),
     /// Something worth a person's attention; the work goes on.
     Warning(String),
+    /// So far a log was shipped.
+    Log {
+        /// Everything before this place is durable in the repository.
+        position: LogPosition,
+        /// Bytes that the server has beyond it.
+        lag_bytes: u64,
+        /// For how long a commit may have been waiting, in milliseconds.
+        lag_ms: u64,
+    },
 }
 
 /// Takes progress; must return at once.

@@ -41,7 +41,10 @@ pub use engine::{Capabilities, Engine, EngineKind, Health, ServerVersion};
 pub use error::{Effect, Error, ErrorKind, Result};
 pub use finding::{Finding, Level};
 pub use ids::{BackupId, EngineId, RepositoryId, RunId, TargetName};
-pub use log::{LogEvent, LogPiece, LogPosition, LogReader, LogRequest, LogSession, LogSource, LogSpan};
+pub use log::{
+    LogEvent, LogFile, LogHead, LogHolder, LogName, LogPiece, LogPosition, LogReader, LogRequest, LogSession,
+    LogSource, LogSpan,
+};
 pub use period::Period;
 pub use plan::PlanDigest;
 pub use query::{

@@ -6,6 +6,8 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::path::Path;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -41,7 +43,10 @@ pub struct LogRequest {
     /// The most bytes of one piece; a piece also ends where the engine's own files do.
     pub piece_bytes: usize,
     /// How often to look for more.
-    pub poll: std::time::Duration,
+    pub poll: Duration,
+    /// How long what is new may wait on the server for more, so that pieces are not tiny. A piece that is full does not
+    /// wait; with zero none does.
+    pub seal: Duration,
 }
 
 impl Default for LogRequest {
@@ -50,7 +55,8 @@ impl Default for LogRequest {
             holder: "dm_log".to_owned(),
             from: None,
             piece_bytes: 16 << 20,
-            poll: std::time::Duration::from_millis(500),
+            poll: Duration::from_millis(500),
+            seal: Duration::from_secs(5),
         }
     }
 }
@@ -62,8 +68,9 @@ pub struct LogPiece {
     pub timeline: u32,
     /// Where it begins.
     pub start: u64,
-    /// By the server's clock, an instant at which everything up to the piece's end had been written: a transaction that
-    /// committed after this instant is not in it.
+    /// By the server's clock, an instant that was read *before* the end of the piece was fixed: every commit that the
+    /// server had confirmed as durable by then lies before the end. Commits after it may be in as well. It never goes
+    /// back along a timeline. A server that replays another's log gives the time of the last commit that it had replayed.
     pub sealed_at: DateTime<Utc>,
     /// Its bytes.
     pub bytes: Bytes,
@@ -99,11 +106,71 @@ pub enum LogEvent {
         /// Why, for a person.
         reason: String,
     },
-    /// Nothing new; everything that is durable on the server has been handed over.
+    /// Nothing to hand over yet.
     Idle {
-        /// By the server's clock, an instant up to which that holds.
+        /// By the server's clock, an instant at which everything durable had been handed over; what came after may still
+        /// wait for its piece to grow.
         at: DateTime<Utc>,
     },
+}
+
+/// A file of the engine's log, as the engine hands it to an archive command.
+pub struct LogFile {
+    /// Whose log it is: [`LogSource::stream_id`] of the server that wrote it.
+    pub stream: String,
+    /// What is to be kept of it, in order: pieces, or a history, or nothing at all for a file that no restore asks for.
+    pub events: BoxStream<'static, Result<LogEvent>>,
+}
+
+impl fmt::Debug for LogFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogFile").field("stream", &self.stream).finish_non_exhaustive()
+    }
+}
+
+/// What a file name means, by which the engine asks for a part of its log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogName {
+    /// A file of log: exactly these bytes.
+    Bytes {
+        /// The timeline.
+        timeline: u32,
+        /// From the first byte to the one after the last.
+        range: Range<u64>,
+    },
+    /// The engine's own record of how a timeline began.
+    History {
+        /// The timeline.
+        timeline: u32,
+    },
+    /// A name of the engine's for something that is not kept.
+    Nothing,
+}
+
+/// What keeps the log on the server until it is shipped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogHolder {
+    /// Its name.
+    pub name: String,
+    /// Whether somebody follows through it just now.
+    pub in_use: bool,
+    /// Whether the server gave it up, and keeps nothing for it any more.
+    pub lost: bool,
+    /// Bytes of log that the server keeps for it.
+    pub kept_bytes: u64,
+}
+
+/// How a server's log stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogHead {
+    /// Whose log it is.
+    pub stream: String,
+    /// Where it ends.
+    pub end: LogPosition,
+    /// When, by the server's clock.
+    pub at: DateTime<Utc>,
+    /// The holder, when it is there.
+    pub holder: Option<LogHolder>,
 }
 
 /// An engine whose log can be followed.
@@ -122,24 +189,40 @@ pub trait LogSource: Send + Sync {
     /// `Unreachable`, `Denied`.
     async fn stream_id(&self, ctx: &OpContext) -> Result<String>;
 
+    /// How the log stands just now. Reads only.
+    ///
+    /// # Errors
+    /// `Unreachable`, `Denied`.
+    async fn head(&self, ctx: &OpContext, holder: &str) -> Result<LogHead>;
+
     /// Begins to follow; makes the holder when it is not there.
     ///
     /// # Errors
-    /// `Unreachable`, `Denied`, `Unsupported`; `Busy` when somebody else uses the holder.
+    /// `Unreachable`, `Denied`, `Unsupported`; `Busy` when somebody else uses the holder; `Conflict` when the server is
+    /// another one than this source met before, or its log ends before the place to go on from.
     async fn follow(&self, ctx: &OpContext, request: &LogRequest) -> Result<Box<dyn LogSession>>;
 
-    /// Reads one of the engine's own log files as the engine hands it to an archive command: its name and path give a
-    /// piece (or a history).
+    /// Reads one of the engine's own log files as the engine hands it to an archive command. Needs no connection: its name
+    /// and its content tell what it is.
     ///
     /// # Errors
-    /// `Invalid` for a name that is none of the engine's; `NotFound`; `Corrupt` when the content belongs elsewhere.
-    async fn read_file(&self, ctx: &OpContext, path: &std::path::Path) -> Result<LogEvent>;
+    /// `Invalid` for a name that is none of the engine's; `NotFound`, `Denied`; `Corrupt`, also as an item of the stream,
+    /// when the content belongs elsewhere.
+    async fn read_file(&self, ctx: &OpContext, path: &Path) -> Result<LogFile>;
 
-    /// Gives up the holder, so that the server keeps nothing for it any more.
+    /// What a name means by which the engine asks for a file of its log. Needs no connection. The size of the files may be
+    /// a choice of the server's: `sample`, the beginning of any file of this log, tells it; without one the engine's
+    /// default is assumed.
+    ///
+    /// # Errors
+    /// `Invalid` for a name that is none of the engine's; `Corrupt` for a sample that is no beginning of a file.
+    fn locate(&self, name: &str, sample: Option<&[u8]>) -> Result<LogName>;
+
+    /// Gives up the holder, so that the server keeps nothing for it any more; gives whether there was one.
     ///
     /// # Errors
     /// `Unreachable`, `Denied`; `Busy` while it is in use.
-    async fn drop_holder(&self, ctx: &OpContext, holder: &str) -> Result<()>;
+    async fn drop_holder(&self, ctx: &OpContext, holder: &str) -> Result<bool>;
 }
 
 /// A log being followed. Dropping it leaves the holder, so that a later one goes on without a gap.
@@ -154,7 +237,8 @@ pub trait LogSession: Send {
     /// Dropping the future loses nothing: what was not [confirmed](Self::confirm) comes again.
     async fn next(&mut self, ctx: &OpContext) -> Result<LogEvent>;
 
-    /// Everything before this place is durable elsewhere: the server may forget it.
+    /// Everything before this place is durable elsewhere: the server may forget it. Call it now and then with the same
+    /// place while nothing goes on, so that the server does not take the holder for abandoned.
     ///
     /// # Errors
     /// `Unreachable`.
@@ -176,7 +260,7 @@ pub struct LogSpan {
     pub range: Range<u64>,
     /// When the first piece was sealed, by the server's clock.
     pub first_at: DateTime<Utc>,
-    /// Up to when it is complete, by the server's clock.
+    /// Up to when it is complete, by the server's clock: every commit confirmed by then is in.
     pub last_at: DateTime<Utc>,
 }
 
@@ -186,8 +270,10 @@ pub trait LogReader: Send + Sync + fmt::Debug {
     /// What there is, in the order of timelines and offsets. Two spans of one timeline mean a gap between them.
     fn spans(&self) -> &[LogSpan];
 
-    /// The end of the piece that was the first to be sealed after an instant, on a timeline: replaying up to there passes
-    /// the instant. `None` when nothing was sealed after it.
+    /// The end of the first piece on a timeline that was [sealed](LogPiece::sealed_at) after an instant: every commit that
+    /// the server had confirmed by the instant lies before it. A commit that was under way at the instant may lie behind,
+    /// and so may the first one after it. `None` when nothing was sealed after it. Whether there is a gap before it, the
+    /// [spans](Self::spans) tell.
     fn end_of(&self, timeline: u32, at: DateTime<Utc>) -> Option<u64>;
 
     /// The engine's own record of how a timeline began, where it was shipped.
