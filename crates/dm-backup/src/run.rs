@@ -232,7 +232,11 @@ impl BackupService {
                 started_at: ctx.now(),
             };
             let writer = ctx.run(self.repository.begin(ctx, start)).await?;
-            let request = BackupRequest { digest_key: writer.digest_key(), ..options.request.clone() };
+            let request = BackupRequest {
+                digest_key: writer.digest_key(),
+                base: writer.base(),
+                ..options.request.clone()
+            };
             let session = match ctx.run(source.open(ctx, &request)).await {
                 Ok(session) => session,
                 Err(error) => return Err(abandon(ctx, writer, error).await),

@@ -160,7 +160,8 @@ impl BackupWriter {
             page.members.push(entry);
             open = !cut && page.members.len() < DIRECTORY_MEMBERS;
         }
-        let earlier = self.shared.parent.as_ref().map(crate::parent::Parent::directories).unwrap_or_default();
+        let earlier =
+            self.shared.parent.as_deref().map(crate::parent::Parent::directories).unwrap_or_default();
         let writes = pages.iter().map(|page| {
             let earlier = &earlier;
             async move {

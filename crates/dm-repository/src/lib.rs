@@ -15,6 +15,7 @@ mod document;
 mod error;
 mod fetch;
 mod format;
+mod ground;
 mod index;
 mod keys;
 mod lease;

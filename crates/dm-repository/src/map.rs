@@ -42,9 +42,16 @@ pub(crate) struct MapBuilder {
     /// Extents of the span that is being gathered, in any order.
     current: Vec<Extent>,
     /// Spans that are complete and not yet written, since the member may still turn out to be small.
-    waiting: Vec<(u64, Vec<Extent>)>,
+    waiting: Vec<Span>,
     total: usize,
     spans: Vec<SpanRef>,
+}
+
+struct Span {
+    offset: u64,
+    extents: Vec<Extent>,
+    /// Whether it is the parent's, extent by extent.
+    same: bool,
 }
 
 impl MapBuilder {
@@ -58,6 +65,15 @@ impl MapBuilder {
 
     /// Every extent of the span that begins at `offset` has been added. `joined` says whether neighbours are joined.
     pub(crate) async fn end_span(&mut self, offset: u64, joined: bool) -> Result<()> {
+        self.end(offset, joined, false).await
+    }
+
+    /// As [`end_span`](Self::end_span) for a span of which every extent is the parent's, and none is missing.
+    pub(crate) async fn end_same_span(&mut self, offset: u64) -> Result<()> {
+        self.end(offset, true, true).await
+    }
+
+    async fn end(&mut self, offset: u64, joined: bool, same: bool) -> Result<()> {
         let mut extents = std::mem::take(&mut self.current);
         if extents.is_empty() {
             return Ok(());
@@ -72,17 +88,25 @@ impl MapBuilder {
         }
         self.shared.use_packs(extents.iter().map(|e| e.pack));
         self.total += extents.len();
-        self.waiting.push((offset, extents));
+        self.waiting.push(Span { offset, extents, same });
         if self.total > INLINE_EXTENTS { self.flush().await } else { Ok(()) }
     }
 
     async fn flush(&mut self) -> Result<()> {
-        for (offset, extents) in std::mem::take(&mut self.waiting) {
-            let mut packs = Vec::new();
-            let extents = page::store_extents(&extents, &mut packs);
-            let page = ExtentsPage { page: ExtentsTag::Extents, packs, extents };
+        for Span { offset, extents, same } in std::mem::take(&mut self.waiting) {
             let earlier = self.parent.as_ref().and_then(|p| p.span_page(offset));
-            let page = self.shared.pages.write(&page, earlier).await?;
+            let page = match earlier.filter(|_| same) {
+                Some(earlier) => {
+                    self.shared.pages.reuse(earlier);
+                    earlier.clone()
+                }
+                None => {
+                    let mut packs = Vec::new();
+                    let extents = page::store_extents(&extents, &mut packs);
+                    let page = ExtentsPage { page: ExtentsTag::Extents, packs, extents };
+                    self.shared.pages.write(&page, earlier).await?
+                }
+            };
             self.spans.push(SpanRef { offset, page });
         }
         Ok(())
@@ -95,7 +119,7 @@ impl MapBuilder {
         digest: blake3::Hash,
     ) -> Result<DoneMember> {
         let map = if self.total <= INLINE_EXTENTS {
-            DoneMap::Inline(self.waiting.into_iter().flat_map(|(_, extents)| extents).collect())
+            DoneMap::Inline(self.waiting.into_iter().flat_map(|span| span.extents).collect())
         } else {
             self.flush().await?;
             DoneMap::Pages(self.spans)

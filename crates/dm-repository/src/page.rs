@@ -1,5 +1,7 @@
 //! Index pages (§5): their JSON, and extents as they stand in memory.
 
+use std::ops::Range;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use dm_core::{BackupId, Error, MemberSpec, Result, SourceDescription, TableFacts};
@@ -150,6 +152,28 @@ impl Extent {
             && self.frame_offset == next.frame_offset
             && self.end() == next.offset
             && self.inner + self.length == next.inner
+    }
+
+    /// The part of an extent of pages that covers a range inside of it; `None` when the range does not begin and end on
+    /// pages (the extent's end aside).
+    pub(crate) fn part(&self, range: Range<u64>, page_bytes: usize) -> Option<Self> {
+        let page = page_bytes as u64;
+        let start = range.start.checked_sub(self.offset)?;
+        let length = range.end.checked_sub(range.start).filter(|n| *n > 0)?;
+        if start % page != 0 || range.end > self.end() || (length % page != 0 && range.end != self.end()) {
+            return None;
+        }
+        let first = usize::try_from(start / page).ok()? * SHORT_DIGEST;
+        let digests = usize::try_from(length.div_ceil(page)).ok()? * SHORT_DIGEST;
+        Some(Self {
+            offset: range.start,
+            length: u32::try_from(length).ok()?,
+            pack: self.pack,
+            frame_offset: self.frame_offset,
+            frame_length: self.frame_length,
+            inner: self.inner + u32::try_from(start).ok()?,
+            digests: self.digests.get(first..first + digests)?.to_vec(),
+        })
     }
 
     fn absorb(&mut self, next: &Self) {

@@ -1,9 +1,11 @@
 //! The map of the backup that a new one is compared with (§6).
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 
-use dm_core::Result;
+use async_trait::async_trait;
+use dm_core::{BaseBackup, MemberSpec, OpContext, Result, SourceDescription};
 use tokio::sync::Mutex;
 
 use crate::index::PageReader;
@@ -23,8 +25,8 @@ pub(crate) struct Parent {
 /// A member of the parent.
 #[derive(Clone)]
 pub(crate) struct ParentMember {
-    pub(crate) entry: MemberEntry,
-    pub(crate) packs: Vec<PackId>,
+    directory: Arc<Directory>,
+    place: usize,
 }
 
 impl Parent {
@@ -33,7 +35,7 @@ impl Parent {
     }
 
     /// The member of this name, if the parent has it.
-    pub(crate) async fn member(&self, name: &str) -> Result<Option<ParentMember>> {
+    pub(crate) async fn find(&self, name: &str) -> Result<Option<ParentMember>> {
         let after = self.root.directories.partition_point(|d| d.first.as_str() <= name);
         let Some(index) = after.checked_sub(1) else { return Ok(None) };
         let mut kept = self.kept.lock().await;
@@ -53,11 +55,8 @@ impl Parent {
             }
         };
         drop(kept);
-        Ok(directory
-            .members
-            .iter()
-            .find(|m| m.spec.name == name)
-            .map(|entry| ParentMember { entry: entry.clone(), packs: directory.packs.clone() }))
+        let place = directory.members.binary_search_by(|m| m.spec.name.as_str().cmp(name));
+        Ok(place.ok().map(|place| ParentMember { directory, place }))
     }
 
     /// The directory pages by their digests.
@@ -66,10 +65,32 @@ impl Parent {
     }
 }
 
+#[async_trait]
+impl BaseBackup for Parent {
+    fn source(&self) -> &SourceDescription {
+        &self.root.source
+    }
+
+    async fn member(&self, ctx: &OpContext, name: &str) -> Result<Option<(MemberSpec, u64)>> {
+        let found = ctx.run(self.find(name)).await?;
+        Ok(found.map(|m| (m.entry().spec.clone(), m.entry().size)))
+    }
+}
+
+impl fmt::Debug for Parent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Parent").field("source", &self.root.source.database).finish_non_exhaustive()
+    }
+}
+
 impl ParentMember {
+    pub(crate) fn entry(&self) -> &MemberEntry {
+        &self.directory.members[self.place]
+    }
+
     /// The page of the span that begins here.
     pub(crate) fn span_page(&self, offset: u64) -> Option<&PageRef> {
-        match &self.entry.map {
+        match &self.entry().map {
             MemberMap::Extents(_) => None,
             MemberMap::Pages(spans) => spans.iter().find(|s| s.offset == offset).map(|s| &s.page),
         }
@@ -77,14 +98,14 @@ impl ParentMember {
 
     /// The extents of the span that begins here.
     pub(crate) async fn span(&self, pages: &PageReader, offset: u64) -> Result<Vec<Extent>> {
-        match &self.entry.map {
+        match &self.entry().map {
             MemberMap::Extents(_) => {
-                let all = pages.piece(&self.entry, &self.packs, 0).await?;
+                let all = pages.piece(self.entry(), &self.directory.packs, 0).await?;
                 let span = offset..offset + crate::page::SPAN_BYTES;
                 Ok(all.into_iter().filter(|e| span.contains(&e.offset)).collect())
             }
             MemberMap::Pages(spans) => match spans.iter().position(|s| s.offset == offset) {
-                Some(piece) => pages.piece(&self.entry, &self.packs, piece).await,
+                Some(piece) => pages.piece(self.entry(), &self.directory.packs, piece).await,
                 None => Ok(Vec::new()),
             },
         }
@@ -93,8 +114,8 @@ impl ParentMember {
     /// Every block of a stream by its digest. Some 60 bytes a block; the first of equal ones stands for all.
     pub(crate) async fn blocks(&self, pages: &PageReader) -> Result<HashMap<[u8; SHORT_DIGEST], BlockPlace>> {
         let mut blocks = HashMap::new();
-        for piece in 0..PageReader::pieces(&self.entry) {
-            for extent in pages.piece(&self.entry, &self.packs, piece).await? {
+        for piece in 0..PageReader::pieces(self.entry()) {
+            for extent in pages.piece(self.entry(), &self.directory.packs, piece).await? {
                 if let Ok(digest) = <[u8; SHORT_DIGEST]>::try_from(extent.digests.as_slice()) {
                     blocks.entry(digest).or_insert(BlockPlace {
                         pack: extent.pack,

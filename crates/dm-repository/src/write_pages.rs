@@ -1,5 +1,5 @@
 //! Writing a member of pages (§6): pages of zeros are left out, pages that the parent has at the same offset are named
-//! where they lie, the rest is gathered into frames.
+//! where they lie, the rest is gathered into frames. Pages that the source knows to be the parent's are not even read.
 
 use std::sync::Arc;
 
@@ -10,8 +10,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::cpu::{Cpu, MAX_FRAME_CONTENT, compress, joined, short_digest};
+use crate::ground::Ground;
 use crate::map::{DoneMember, MapBuilder, MemberDigest, span_of};
-use crate::page::{Extent, PackId, SHORT_DIGEST, push_joined};
+use crate::page::{Extent, PackId, SHORT_DIGEST, SPAN_BYTES, push_joined};
 use crate::parent::ParentMember;
 use crate::write_stream::length;
 use crate::writer::{MemberSummary, Shared};
@@ -21,11 +22,12 @@ const FULL_FRAME_BYTES: usize = 1 << 20;
 /// Content of a frame of changed pages, which may come from far apart: a restore reads it for each of its pages.
 const CHANGED_FRAME_BYTES: usize = 256 << 10;
 
-/// A block and the digests of its pages; a page of zeros has none.
-struct Hashed {
-    offset: u64,
-    bytes: Bytes,
-    digests: Vec<Option<[u8; SHORT_DIGEST]>>,
+/// A block as the cutter takes it.
+enum Hashed {
+    /// With the digests of its pages; a page of zeros has none.
+    Data { offset: u64, bytes: Bytes, digests: Vec<Option<[u8; SHORT_DIGEST]>> },
+    /// What the parent has there.
+    Unchanged { offset: u64, length: u64 },
 }
 
 /// What the cutter hands to the writer, in order.
@@ -36,6 +38,8 @@ enum Step {
     Frame(JoinHandle<Result<Result<Vec<u8>>>>, Vec<Extent>),
     /// The span that begins here is complete.
     EndSpan(u64),
+    /// The span that begins here is complete, and all that the parent has there.
+    EndSameSpan(u64),
 }
 
 pub(crate) async fn write(
@@ -69,6 +73,7 @@ pub(crate) async fn write(
                     }
                 }
                 Step::EndSpan(offset) => map.end_span(offset, true).await?,
+                Step::EndSameSpan(offset) => map.end_same_span(offset).await?,
             }
         }
         Ok(())
@@ -95,10 +100,14 @@ struct Cutter<'a> {
     parent: Option<ParentMember>,
     steps: mpsc::Sender<Step>,
     digest: MemberDigest,
+    /// Where the last block ended, and whether that was the border of a page.
+    at: u64,
+    whole: bool,
     span: Option<u64>,
-    /// The parent's extents of this span, and where we are in them.
-    there: Vec<Extent>,
-    cursor: usize,
+    /// What the parent has of this span.
+    ground: Ground,
+    /// Whether this span has pages that are not the parent's.
+    fresh: bool,
     reused: Option<Extent>,
     parts: Vec<Bytes>,
     gathered: usize,
@@ -122,9 +131,11 @@ impl<'a> Cutter<'a> {
             parent,
             steps,
             digest: MemberDigest::new(&shared.hash_key),
+            at: 0,
+            whole: true,
             span: None,
-            there: Vec::new(),
-            cursor: 0,
+            ground: Ground::default(),
+            fresh: false,
             reused: None,
             parts: Vec::new(),
             gathered: 0,
@@ -138,39 +149,92 @@ impl<'a> Cutter<'a> {
             .map(|block| {
                 let cpu = cpu.clone();
                 async move {
-                    let block = block?;
-                    cpu.run(move || hash(block, &key, page_bytes)).await?
+                    match block? {
+                        Block::Unchanged { offset, length } => Ok(Hashed::Unchanged { offset, length }),
+                        Block::Data { offset, bytes } => {
+                            cpu.run(move || hash(offset, bytes, &key, page_bytes)).await?
+                        }
+                    }
                 }
             })
             .buffered(cpu.threads + 1);
-        let mut at = 0;
-        let mut whole = true;
         while let Some(block) = hashed.try_next().await? {
-            if block.offset < at
-                || block.offset % self.page_bytes as u64 != 0
-                || !(whole || block.bytes.is_empty())
-            {
-                return Err(Error::internal(format!(
-                    "a block of pages begins at {}, the member is at {at}",
-                    block.offset
-                )));
+            match block {
+                Hashed::Data { offset, bytes, digests } => self.data(offset, &bytes, &digests).await?,
+                Hashed::Unchanged { offset, length } => self.unchanged(offset, length).await?,
             }
-            at = block.offset + block.bytes.len() as u64;
-            whole = block.bytes.len() % self.page_bytes == 0;
-            for (i, digest) in block.digests.iter().enumerate() {
-                let start = i * self.page_bytes;
-                let end = (start + self.page_bytes).min(block.bytes.len());
-                let offset = block.offset + start as u64;
-                self.enter(offset).await?;
-                if let Some(digest) = digest {
-                    self.digest.add(offset, digest);
-                    self.page(offset, block.bytes.slice(start..end), digest).await?;
-                }
-            }
-            self.ctx.progress(Progress::Bytes(block.bytes.len() as u64));
         }
         self.end_span().await?;
-        Ok(End { size: at, digest: self.digest.finish(at) })
+        Ok(End { size: self.at, digest: self.digest.finish(self.at) })
+    }
+
+    /// Checks that a block stands behind the one before and on a page, and passes it.
+    fn pass(&mut self, offset: u64, length: u64) -> Result<()> {
+        let end = offset.checked_add(length);
+        if offset < self.at
+            || !offset.is_multiple_of(self.page_bytes as u64)
+            || !(self.whole || length == 0)
+            || end.is_none()
+        {
+            return Err(Error::internal(format!(
+                "a block of pages begins at {offset}, the member is at {}",
+                self.at
+            )));
+        }
+        self.at = end.unwrap_or(offset);
+        self.whole = length.is_multiple_of(self.page_bytes as u64);
+        Ok(())
+    }
+
+    async fn data(
+        &mut self,
+        offset: u64,
+        bytes: &Bytes,
+        digests: &[Option<[u8; SHORT_DIGEST]>],
+    ) -> Result<()> {
+        self.pass(offset, bytes.len() as u64)?;
+        for (i, digest) in digests.iter().enumerate() {
+            let start = i * self.page_bytes;
+            let end = (start + self.page_bytes).min(bytes.len());
+            let offset = offset + start as u64;
+            self.enter(offset).await?;
+            if let Some(digest) = digest {
+                self.digest.add(offset, digest);
+                self.page(offset, bytes.slice(start..end), digest).await?;
+            }
+        }
+        self.ctx.progress(Progress::Bytes(bytes.len() as u64));
+        Ok(())
+    }
+
+    /// Takes the parent's map of a range.
+    async fn unchanged(&mut self, offset: u64, length: u64) -> Result<()> {
+        self.pass(offset, length)?;
+        let Some(size) = self.parent.as_ref().map(|p| p.entry().size) else {
+            return Err(Error::internal(
+                "pages are said to be unchanged, but the earlier backup has no such member of pages",
+            ));
+        };
+        let range = offset..self.at;
+        if range.end > size || !(self.whole || range.end == size) {
+            return Err(Error::internal(format!(
+                "the bytes {}..{} are said to be unchanged, but the earlier backup's member has {size}",
+                range.start, range.end
+            )));
+        }
+        let mut start = range.start;
+        while start < range.end {
+            let end = range.end.min(span_of(start) + SPAN_BYTES);
+            self.enter(start).await?;
+            for part in self.ground.take(&(start..end), self.page_bytes)? {
+                for (i, digest) in part.digests.chunks(SHORT_DIGEST).enumerate() {
+                    self.digest.add(part.offset + (i * self.page_bytes) as u64, digest);
+                }
+                self.reuse(part).await?;
+            }
+            start = end;
+        }
+        Ok(())
     }
 
     /// Makes the span of this offset the current one.
@@ -181,10 +245,10 @@ impl<'a> Cutter<'a> {
         }
         self.end_span().await?;
         self.span = Some(span);
-        self.cursor = 0;
-        self.there = match (&self.parent, &self.shared.parent) {
-            (Some(member), Some(parent)) => member.span(&parent.pages, span).await?,
-            _ => Vec::new(),
+        self.fresh = false;
+        self.ground = match (&self.parent, &self.shared.parent) {
+            (Some(member), Some(parent)) => Ground::new(member.span(&parent.pages, span).await?),
+            _ => Ground::default(),
         };
         Ok(())
     }
@@ -195,19 +259,25 @@ impl<'a> Cutter<'a> {
         if let Some(reused) = self.reused.take() {
             self.send(Step::Reused(reused)).await?;
         }
-        self.send(Step::EndSpan(span)).await
+        let same = !self.fresh && self.ground.is_all_taken();
+        self.send(if same { Step::EndSameSpan(span) } else { Step::EndSpan(span) }).await
+    }
+
+    async fn reuse(&mut self, found: Extent) -> Result<()> {
+        let mut run = self.reused.take().map_or_else(Vec::new, |r| vec![r]);
+        push_joined(&mut run, found);
+        self.reused = run.pop();
+        match run.pop() {
+            Some(ended) => self.send(Step::Reused(ended)).await,
+            None => Ok(()),
+        }
     }
 
     async fn page(&mut self, offset: u64, bytes: Bytes, digest: &[u8; SHORT_DIGEST]) -> Result<()> {
-        if let Some(found) = self.find(offset, bytes.len(), digest) {
-            let mut run = self.reused.take().map_or_else(Vec::new, |r| vec![r]);
-            push_joined(&mut run, found);
-            self.reused = run.pop();
-            return match run.pop() {
-                Some(ended) => self.send(Step::Reused(ended)).await,
-                None => Ok(()),
-            };
+        if let Some(found) = self.ground.find(offset, bytes.len(), digest, self.page_bytes) {
+            return self.reuse(found).await;
         }
+        self.fresh = true;
         let extent = Extent {
             offset,
             length: length(bytes.len())?,
@@ -222,29 +292,6 @@ impl<'a> Cutter<'a> {
         self.gathered += bytes.len();
         self.parts.push(bytes);
         if self.gathered + self.page_bytes > self.frame_bytes { self.cut().await } else { Ok(()) }
-    }
-
-    /// The parent's page at this offset, when it is the same.
-    fn find(&mut self, offset: u64, bytes: usize, digest: &[u8; SHORT_DIGEST]) -> Option<Extent> {
-        while self.there.get(self.cursor).is_some_and(|e| e.end() <= offset) {
-            self.cursor += 1;
-        }
-        let extent = self.there.get(self.cursor).filter(|e| e.offset <= offset)?;
-        let inside = usize::try_from(offset - extent.offset).ok()?;
-        let theirs = extent.digests.get(inside / self.page_bytes * SHORT_DIGEST..)?.get(..SHORT_DIGEST)?;
-        let their_bytes = (extent.length as usize - inside).min(self.page_bytes);
-        if theirs != digest || their_bytes != bytes || inside % self.page_bytes != 0 {
-            return None;
-        }
-        Some(Extent {
-            offset,
-            length: u32::try_from(bytes).ok()?,
-            pack: extent.pack,
-            frame_offset: extent.frame_offset,
-            frame_length: extent.frame_length,
-            inner: extent.inner + u32::try_from(inside).ok()?,
-            digests: digest.to_vec(),
-        })
     }
 
     /// Compresses what has been gathered.
@@ -272,11 +319,8 @@ impl<'a> Cutter<'a> {
     }
 }
 
-fn hash(block: Block, key: &[u8; 32], page_bytes: usize) -> Result<Hashed> {
+fn hash(offset: u64, bytes: Bytes, key: &[u8; 32], page_bytes: usize) -> Result<Hashed> {
     static ZEROS: [u8; 65536] = [0; 65536];
-    let Block::Data { offset, bytes } = block else {
-        return Err(Error::internal("unchanged pages are not understood yet"));
-    };
     if bytes.len() > MAX_FRAME_CONTENT {
         return Err(Error::internal(format!("a block of {} bytes is too large", bytes.len())));
     }
@@ -284,5 +328,5 @@ fn hash(block: Block, key: &[u8; 32], page_bytes: usize) -> Result<Hashed> {
         .chunks(page_bytes)
         .map(|page| (page != &ZEROS[..page.len()]).then(|| short_digest(key, page)))
         .collect();
-    Ok(Hashed { offset, bytes, digests })
+    Ok(Hashed::Data { offset, bytes, digests })
 }

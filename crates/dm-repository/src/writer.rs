@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
 use dm_core::{
-    BackupId, BackupKind, Block, BlockStream, Effect, Error, ErrorKind, Layout, MemberSpec, OpContext,
-    Result, TargetName,
+    BackupId, BackupKind, BaseBackup, Block, BlockStream, Effect, Error, ErrorKind, Layout, MemberSpec,
+    OpContext, Result, TargetName,
 };
 use futures::StreamExt;
 use rand::RngCore;
@@ -62,7 +62,7 @@ pub(crate) struct Shared {
     pub(crate) target: TargetName,
     pub(crate) backup: BackupId,
     pub(crate) hash_key: [u8; 32],
-    pub(crate) parent: Option<Parent>,
+    pub(crate) parent: Option<Arc<Parent>>,
     pub(crate) packs: Arc<Packs>,
     pub(crate) pages: PageWriter,
     pub(crate) members: Mutex<Members>,
@@ -141,7 +141,7 @@ impl Repository {
         }
         let parent = match &start.parent {
             None => None,
-            Some(header) => Some(ctx.run(self.open_parent(&target, header)).await?),
+            Some(header) => Some(Arc::new(ctx.run(self.open_parent(&target, header)).await?)),
         };
         let hash_key = match &parent {
             Some(parent) => hash_key_of(&parent.root)?,
@@ -273,6 +273,12 @@ impl BackupWriter {
         self.shared.hash_key
     }
 
+    /// What a source may ask about the backup that this one is compared with; `None` when it is compared with nothing.
+    #[must_use]
+    pub fn base(&self) -> Option<Arc<dyn BaseBackup>> {
+        self.shared.parent.clone().map(|parent| parent as _)
+    }
+
     /// Bytes of packs so far, as stored.
     #[must_use]
     pub fn stored_bytes(&self) -> u64 {
@@ -313,8 +319,8 @@ impl BackupWriter {
         let shared = &self.shared;
         let parent = match &shared.parent {
             Some(parent) => {
-                let member = ctx.run(parent.member(&spec.name)).await?;
-                member.filter(|m| m.entry.spec.layout == spec.layout)
+                let member = ctx.run(parent.find(&spec.name)).await?;
+                member.filter(|m| m.entry().spec.layout == spec.layout)
             }
             None => None,
         };

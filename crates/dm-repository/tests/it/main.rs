@@ -18,3 +18,4 @@ mod races;
 mod round_trip;
 mod store;
 mod support;
+mod unchanged;

@@ -1,0 +1,272 @@
+//! Pages that are said to be unchanged: the map is the one of reading everything.
+
+use std::collections::BTreeMap;
+
+use dm_core::*;
+use dm_repository::*;
+use futures::{StreamExt, TryStreamExt};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use crate::support::*;
+
+const SPAN: u64 = 256 << 20;
+
+/// A member with large holes: its pages that are not zeros.
+#[derive(Clone, Debug)]
+struct Sparse {
+    page: u64,
+    size: u64,
+    pages: BTreeMap<u64, Vec<u8>>,
+}
+
+impl Sparse {
+    fn spec(&self) -> MemberSpec {
+        spec("data/base/5/16384", Layout::Pages { page_bytes: self.page as u32 })
+    }
+
+    fn count(&self) -> u64 {
+        self.size.div_ceil(self.page)
+    }
+
+    fn page_len(&self, n: u64) -> usize {
+        (self.size - n * self.page).min(self.page) as usize
+    }
+
+    /// Places where things happen: at the start, on both sides of a span's border.
+    fn places(&self) -> impl Iterator<Item = u64> + use<> {
+        let border = SPAN / self.page;
+        (0..60).chain(border - 30..border + 30)
+    }
+
+    fn set(&mut self, rng: &mut StdRng, n: u64) {
+        let mut bytes = noise(rng, self.page_len(n));
+        if rng.random_range(0..4) == 0 {
+            bytes.fill(0);
+        }
+        if bytes.iter().all(|b| *b == 0) {
+            self.pages.remove(&n);
+        } else {
+            self.pages.insert(n, bytes);
+        }
+    }
+
+    fn resize(&mut self, rng: &mut StdRng, size: u64) {
+        let old = self.count();
+        self.size = size;
+        let count = self.count();
+        self.pages.retain(|n, _| *n < count);
+        // What was, or is now, the last page has another length.
+        for n in [old - 1, count - 1] {
+            if n < count {
+                self.set(rng, n);
+            }
+        }
+    }
+
+    fn bytes(&self, n: u64) -> Vec<u8> {
+        self.pages.get(&n).cloned().unwrap_or_else(|| vec![0; self.page_len(n)])
+    }
+
+    fn same(&self, base: &Self, n: u64) -> bool {
+        n < base.count() && self.page_len(n) == base.page_len(n) && self.pages.get(&n) == base.pages.get(&n)
+    }
+
+    /// The member as blocks; with a base, what is the same is now and then not read. Gives what was read.
+    fn blocks(&self, rng: &mut StdRng, base: Option<&Self>) -> (BlockStream, u64) {
+        let mut blocks: Vec<dm_core::Result<Block>> = Vec::new();
+        let mut read = 0;
+        let places: Vec<u64> =
+            self.places().filter(|n| *n < self.count()).chain([self.count() - 1]).collect();
+        let mut next = 0;
+        for n in places {
+            if n < next {
+                continue;
+            }
+            // A hole before it.
+            if n > next && base.is_some_and(|b| n * self.page <= b.size) && rng.random() {
+                blocks
+                    .push(Ok(Block::Unchanged { offset: next * self.page, length: (n - next) * self.page }));
+            }
+            next = n + 1;
+            let offset = n * self.page;
+            let length = self.page_len(n) as u64;
+            match base {
+                Some(base) if self.same(base, n) && rng.random_range(0..4) > 0 => match blocks.last_mut() {
+                    Some(Ok(Block::Unchanged { offset: o, length: l }))
+                        if *o + *l == offset && rng.random() =>
+                    {
+                        *l += length
+                    }
+                    _ => blocks.push(Ok(Block::Unchanged { offset, length })),
+                },
+                _ if !self.pages.contains_key(&n) && n + 1 < self.count() && rng.random() => {}
+                _ => {
+                    read += length;
+                    blocks.push(Ok(Block::data(offset, self.bytes(n))));
+                }
+            }
+        }
+        (futures::stream::iter(blocks).boxed(), read)
+    }
+}
+
+async fn write(
+    repository: &Repository,
+    parent: Option<&BackupHeader>,
+    member: &Sparse,
+    (blocks, read): (BlockStream, u64),
+) -> (BackupHeader, MemberSummary) {
+    let writer = begin(repository, "t", parent.map(|p| (p, BackupKind::Incremental))).await.unwrap();
+    assert_eq!(writer.base().is_some(), parent.is_some());
+    let summary_of = writer.write_member(&ctx(), member.spec(), blocks).await.unwrap();
+    let header = writer.commit(&ctx(), source(chrono::Utc::now()), summary()).await.unwrap();
+    assert_eq!(header.sizes.read, read);
+    assert_eq!(summary_of.size, member.size);
+    (header, summary_of)
+}
+
+/// The digest of the only member, out of the directory page.
+async fn member_digest(store: &TestStore, id: BackupId) -> String {
+    for (key, bytes) in store.dump().await {
+        let key = key.to_string();
+        if key.contains(&id.to_string()) && key.ends_with(".page") {
+            let page: serde_json::Value =
+                serde_json::from_slice(&zstd::decode_all(bytes.as_ref()).unwrap()).unwrap();
+            if page["page"] == "directory" {
+                return page["members"][0]["digest"].as_str().unwrap().to_owned();
+            }
+        }
+    }
+    panic!("no directory page")
+}
+
+async fn assert_reads_back(repository: &Repository, header: &BackupHeader, member: &Sparse) {
+    let reader = repository.read(&ctx(), header).await.unwrap();
+    let mut found: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+    let mut content = reader.content(&ctx(), &member.spec().name);
+    while let Some(block) = content.try_next().await.unwrap() {
+        for (i, page) in block.bytes.chunks(member.page as usize).enumerate() {
+            found.insert(block.offset / member.page + i as u64, page.to_vec());
+        }
+    }
+    assert!(found == member.pages, "the pages differ");
+    reader.close().await.unwrap();
+    let verification = repository.verify(&ctx(), header, VerifyLevel::Full).await.unwrap();
+    assert!(verification.ok, "{:?}", verification.findings);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_mixture_of_read_and_unchanged_pages_is_a_whole_backup() {
+    let seed = dm_testkit::seed();
+    for round in 0..40 {
+        println!("seed {seed}, round {round}");
+        let mut rng = StdRng::seed_from_u64(seed.wrapping_add(round));
+        let store = TestStore::new();
+        let repository = make(&store, None).await;
+        let page = [512, 4096, 8192][rng.random_range(0..3)];
+        let mut member = Sparse { page, size: 0, pages: BTreeMap::new() };
+        let border = SPAN / page;
+        let size = |rng: &mut StdRng| {
+            let pages = if rng.random() { rng.random_range(1..60) } else { border + rng.random_range(1..30) };
+            pages * page - if rng.random() { 0 } else { rng.random_range(0..page) }
+        };
+        member.size = size(&mut rng);
+        for n in member.places().filter(|n| *n < member.count()).collect::<Vec<_>>() {
+            member.set(&mut rng, n);
+        }
+        let first = member.blocks(&mut rng, None);
+        let (mut parent, _) = write(&repository, None, &member, first).await;
+        for _ in 0..3 {
+            let base = member.clone();
+            if rng.random_range(0..3) == 0 {
+                let to = size(&mut rng);
+                member.resize(&mut rng, to);
+            }
+            let chance = [0, 5, 50, 100][rng.random_range(0..4)];
+            for n in member.places().filter(|n| *n < member.count()).collect::<Vec<_>>() {
+                if rng.random_range(0..100) < chance {
+                    member.set(&mut rng, n);
+                }
+            }
+            let mixed = member.blocks(&mut rng, Some(&base));
+            let (mixed, of_mixed) = write(&repository, Some(&parent), &member, mixed).await;
+            let whole = member.blocks(&mut rng, None);
+            let (whole, of_whole) = write(&repository, Some(&parent), &member, whole).await;
+            assert_reads_back(&repository, &mixed, &member).await;
+            assert_eq!(of_mixed.reused_bytes, of_whole.reused_bytes);
+            assert_eq!((mixed.counts.pages, &mixed.references), (whole.counts.pages, &whole.references));
+            if mixed.counts.pages > 1 {
+                assert_eq!(member_digest(&store, mixed.id).await, member_digest(&store, whole.id).await);
+            }
+            parent = mixed;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_unchanged_is_refused() {
+    let store = TestStore::new();
+    let repository = make(&store, None).await;
+    let base = vec![pages("file", vec![1; 3 * 4096 + 100], 4096, 8192), stream("rows", vec![1; 100], 100)];
+    let full = back_up(&repository, "t", None, &base).await.unwrap();
+    let refused = async |parent: Option<&BackupHeader>, name: &str, layout, list: Vec<Block>| {
+        let writer = begin(&repository, "t", parent.map(|p| (p, BackupKind::Incremental))).await.unwrap();
+        let blocks = futures::stream::iter(list.into_iter().map(Ok)).boxed();
+        let result = writer.write_member(&ctx(), spec(name, layout), blocks).await;
+        writer.abandon(&ctx()).await.unwrap();
+        result
+    };
+    let paged = Layout::Pages { page_bytes: 4096 };
+    let unchanged = |offset, length| vec![Block::Unchanged { offset, length }];
+    for (what, result) in [
+        ("no base", refused(None, "file", paged, unchanged(0, 4096)).await),
+        ("no such member", refused(Some(&full), "other", paged, unchanged(0, 4096)).await),
+        (
+            "another page size",
+            refused(Some(&full), "file", Layout::Pages { page_bytes: 8192 }, unchanged(0, 8192)).await,
+        ),
+        ("another layout", refused(Some(&full), "rows", paged, unchanged(0, 100)).await),
+        ("a stream", refused(Some(&full), "rows", Layout::Stream, unchanged(0, 100)).await),
+        ("past the end", refused(Some(&full), "file", paged, unchanged(0, 4 * 4096)).await),
+        ("far past the end", refused(Some(&full), "file", paged, unchanged(4096, u64::MAX - 10)).await),
+        ("half a page", refused(Some(&full), "file", paged, unchanged(0, 2048)).await),
+        ("not on a page", refused(Some(&full), "file", paged, unchanged(100, 4096)).await),
+        (
+            "behind a short page",
+            refused(
+                Some(&full),
+                "file",
+                paged,
+                vec![
+                    Block::Unchanged { offset: 3 * 4096, length: 100 },
+                    Block::data(4 * 4096, vec![1; 4096]),
+                ],
+            )
+            .await,
+        ),
+    ] {
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::Internal, "{what}");
+    }
+    let whole = refused(Some(&full), "file", paged, unchanged(0, 3 * 4096 + 100)).await.unwrap();
+    assert_eq!((whole.size, whole.reused_bytes, whole.stored_bytes), (3 * 4096 + 100, 3 * 4096 + 100, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_base_tells_its_members() {
+    let store = TestStore::new();
+    let repository = make(&store, None).await;
+    let first = samples(1);
+    let full = back_up(&repository, "t", None, &first).await.unwrap();
+    let writer = begin(&repository, "t", Some((&full, BackupKind::Incremental))).await.unwrap();
+    let base = writer.base().unwrap();
+    assert_eq!(base.source().database, "shop");
+    for sample in &first {
+        let found = base.member(&ctx(), &sample.spec.name).await.unwrap();
+        assert_eq!(found, Some((sample.spec.clone(), sample.bytes.len() as u64)));
+    }
+    for missing in ["", "data/t", "zzz", "data/t/0000x"] {
+        assert_eq!(base.member(&ctx(), missing).await.unwrap(), None);
+    }
+    writer.abandon(&ctx()).await.unwrap();
+}
