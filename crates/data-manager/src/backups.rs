@@ -10,7 +10,7 @@ use dm_backup::{
 };
 use dm_core::{
     Action, BackupKind, BackupMode, BackupRequest, Engine, EngineId, Error, ErrorKind, OpContext, Preflight,
-    Result, Secret, TargetName,
+    Result, Secret, TargetName, TenantFilter,
 };
 use dm_repository::{BackupHeader, Identity, Recipient, VerifyLevel};
 use serde::Serialize;
@@ -49,6 +49,8 @@ pub struct BackupOptions {
     pub include_tables: Vec<String>,
     /// Not these tables; the configuration's when empty.
     pub exclude_tables: Vec<String>,
+    /// Only the rows of one tenant and what belongs to them; such backups have a target of their own.
+    pub tenant: Option<TenantFilter>,
     /// How deep to verify right after the commit; the configuration's when `None`.
     pub verify: Option<VerifyLevel>,
     /// Commits without verifying, whatever the configuration says.
@@ -370,6 +372,7 @@ impl Backups<'_> {
                 jobs: options.jobs.unwrap_or_else(|| self.dm.jobs()).max(1),
                 include_tables: or(&options.include_tables, &configured.include_tables),
                 exclude_tables: or(&options.exclude_tables, &configured.exclude_tables),
+                tenant: options.tenant.clone(),
                 ..BackupRequest::default()
             },
             verify_after: if options.skip_verify { None } else { options.verify.or(verify_configured) },

@@ -4,7 +4,9 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use dm_backup::{ApplyOptions, RestoreReport, Selector, Unproven};
-use dm_core::{Action, Destination, Engine, EngineId, Error, OpContext, RestoreRequest, Result, TargetName};
+use dm_core::{
+    Action, Destination, Engine, EngineId, Error, OpContext, RestoreRequest, Result, TargetName, TenantFilter,
+};
 use dm_store::{ProofKind, RecoveryProof};
 use serde::Serialize;
 
@@ -29,12 +31,16 @@ pub struct RestoreOptions {
     pub in_place: bool,
     /// Only these tables, all when empty.
     pub tables: Vec<String>,
+    /// Only the rows of one tenant and what belongs to them. In place, they take the place of that tenant's rows there.
+    pub tenant: Option<TenantFilter>,
     /// Connections or threads at once; the configuration's number when `None`.
     pub jobs: Option<usize>,
     /// `latest` means the latest that was verified.
     pub verified_only: bool,
     /// What to do when the comparison finds a difference.
     pub unproven: Unproven,
+    /// Does and compares everything, then takes it back: the report says what would have changed.
+    pub rehearse: bool,
 }
 
 /// What a restore would do. Dereferences to [`dm_backup::RestorePlan`].
@@ -46,6 +52,8 @@ pub struct RestorePlan {
     engine: Arc<dyn Engine>,
     #[serde(skip)]
     unproven: Unproven,
+    #[serde(skip)]
+    rehearse: bool,
 }
 
 impl Deref for RestorePlan {
@@ -74,13 +82,15 @@ impl DataManager {
             let (engine, destination) = self.destination(options)?;
             let request = RestoreRequest {
                 tables: options.tables.clone(),
+                tenant: options.tenant.clone(),
                 jobs: options.jobs.unwrap_or_else(|| self.jobs()),
                 ..RestoreRequest::to(destination)
             };
             let selector = selector(&target, &options.which, options.verified_only)?;
             let plan = service.plan_restore(ctx, engine.as_ref(), &selector, &request).await?;
             let summary = serde_json::json!({ "backup": plan.backup.id, "location": plan.preview.location });
-            planned = Some(RestorePlan { plan, engine, unproven: options.unproven });
+            planned =
+                Some(RestorePlan { plan, engine, unproven: options.unproven, rehearse: options.rehearse });
             Ok(summary)
         };
         self.operate(ctx, Operation::new(PLAN, resource), work).await?;
@@ -99,7 +109,7 @@ impl DataManager {
         let operation = Operation::new(RUN, plan.plan.backup.target.as_str()).with_details(details);
         let work = async {
             let service = self.backups(ctx).await?;
-            let options = ApplyOptions { unproven: plan.unproven };
+            let options = ApplyOptions { unproven: plan.unproven, rehearse: plan.rehearse };
             let result = service.apply_restore(ctx, plan.engine.as_ref(), &plan.plan, options).await;
             self.record_restore(ctx, &plan.plan, &result).await?;
             result

@@ -13,8 +13,8 @@ use std::time::Instant;
 
 use dm_core::{
     Comparison, Destination, Effect, Engine, Error, ErrorKind, Finding, Level, OpContext, PlanDigest,
-    Progress, RestoreManifest, RestorePreview, RestoreRequest, RestoreSession, RestoreTarget, Result,
-    TableComparison, TableFacts,
+    Progress, RestoreManifest, RestorePreview, RestoreRequest, RestoreSession, RestoreTarget, Restored,
+    Result, TableComparison, TableFacts, TenantFilter,
 };
 use dm_repository::{BackupHeader, BackupReader};
 use serde::{Deserialize, Serialize};
@@ -37,6 +37,9 @@ pub struct RestorePlan {
     pub destination: Destination,
     /// Only these tables, all when empty.
     pub tables: Vec<String>,
+    /// Only the rows of one tenant and what they refer to.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub tenant: Option<TenantFilter>,
     /// The most connections or threads at once.
     pub jobs: usize,
     /// Where the engine may put temporary files.
@@ -65,6 +68,8 @@ pub enum Unproven {
 pub struct ApplyOptions {
     /// What to do when the proof fails.
     pub unproven: Unproven,
+    /// Does and compares everything, then takes it back: nothing is released. The report says what would have changed.
+    pub rehearse: bool,
 }
 
 /// What a restore did.
@@ -90,7 +95,7 @@ pub struct RestoreReport {
     pub bytes: u64,
     /// Bytes a second, comparison apart.
     pub bytes_per_second: u64,
-    /// Whether the place is open to others.
+    /// Whether the place is open to others; a rehearsal took it back.
     pub released: bool,
     /// What a person should know.
     pub warnings: Vec<String>,
@@ -103,6 +108,7 @@ struct Basis<'a> {
     backup: &'a BackupHeader,
     destination: &'a Destination,
     tables: &'a [String],
+    tenant: Option<&'a TenantFilter>,
     jobs: usize,
     location: &'a str,
     consequences: &'a [String],
@@ -121,6 +127,7 @@ fn digest_of(
         backup,
         destination: &request.destination,
         tables: &request.tables,
+        tenant: request.tenant.as_ref(),
         jobs: request.jobs,
         location: &preview.location,
         consequences: &preview.consequences,
@@ -172,6 +179,7 @@ impl BackupService {
                 backup,
                 destination: request.destination.clone(),
                 tables: request.tables.clone(),
+                tenant: request.tenant.clone(),
                 jobs: request.jobs,
                 scratch_dir: request.scratch_dir.clone(),
                 preview,
@@ -250,6 +258,7 @@ async fn restore(
     let began = Instant::now();
     let asked = RestoreRequest {
         tables: plan.tables.clone(),
+        tenant: plan.tenant.clone(),
         jobs: plan.jobs,
         digest_key: reader.digest_key(),
         scratch_dir: plan.scratch_dir.clone(),
@@ -297,19 +306,19 @@ async fn restore(
     if let Err(error) = ctx.check() {
         return Err(discard(ctx, session, &place, error).await);
     }
-    let restored = session.release(ctx).await.map_err(|e| {
-        let effect = if e.effect() == Effect::None { Effect::Partial } else { e.effect() };
-        let error = e.with_effect(effect);
-        if error.hint().is_some() {
-            error
-        } else {
-            error.with_hint(format!("the restored data is sealed: {place}"))
-        }
-    })?;
-    tracing::info!(backup = %backup.id, location = %restored.location, equal, "restored");
+    let (restored, released) = if options.rehearse {
+        session
+            .discard(&pool::cleanup(ctx))
+            .await
+            .map_err(|e| e.with_effect(Effect::Partial).about(&place))?;
+        (Restored { location: plan.preview.location.clone(), ..Restored::default() }, false)
+    } else {
+        (release(ctx, session, &place).await?, true)
+    };
+    tracing::info!(backup = %backup.id, location = %restored.location, equal, released, "restored");
     let bytes = bytes.load(Ordering::Relaxed);
     let mut warnings = reader.warnings().to_vec();
-    if expected.is_empty() {
+    if expected.is_empty() && comparison.tables.is_empty() {
         warnings.push(
             "the backup recorded no facts of tables: only the engine's own checks were made".to_owned(),
         );
@@ -325,8 +334,20 @@ async fn restore(
         duration_ms: millis(began.elapsed()),
         bytes,
         bytes_per_second: bytes.saturating_mul(1000) / millis(filled_in).max(1),
-        released: true,
+        released,
         warnings,
+    })
+}
+
+async fn release(ctx: &OpContext, session: Box<dyn RestoreSession>, place: &str) -> Result<Restored> {
+    session.release(ctx).await.map_err(|e| {
+        let effect = if e.effect() == Effect::None { Effect::Partial } else { e.effect() };
+        let error = e.with_effect(effect);
+        if error.hint().is_some() {
+            error
+        } else {
+            error.with_hint(format!("the restored data is sealed: {place}"))
+        }
     })
 }
 

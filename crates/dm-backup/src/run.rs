@@ -23,7 +23,8 @@ use crate::preflight::{DiskCheck, refuse, source_of};
 /// What to back up, and how.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
-    /// The target: the folder of its backups.
+    /// The target: the folder of its backups. A backup of one tenant goes to a target of its own beside it
+    /// ([`TenantFilter::target`](dm_core::TenantFilter::target)).
     pub target: TargetName,
     /// Full, differential or incremental.
     pub kind: BackupKind,
@@ -160,6 +161,9 @@ impl BackupService {
     ) -> Result<RunReport> {
         let mut steps = Steps { began: Instant::now(), done: Vec::new() };
         ctx.check()?;
+        if let Some(tenant) = &options.request.tenant {
+            options.target = tenant.target(&options.target, self.repository.id())?;
+        }
         let source = source_of(engine)?;
         parent::require_capability(options.kind, engine.kind(), engine.capabilities())?;
         parent::require_index(options.kind, self.repository.can_read_index())?;

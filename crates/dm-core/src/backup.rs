@@ -16,7 +16,9 @@ use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
-use crate::{EngineKind, Error, Finding, OpContext, Result, ServerVersion, TableFacts};
+use crate::{
+    EngineKind, Error, Finding, OpContext, RepositoryId, Result, ServerVersion, TableFacts, TargetName,
+};
 
 /// How much of an earlier backup a backup may reuse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -111,6 +113,32 @@ pub struct TenantFilter {
     pub column: String,
     /// Its value, in the engine's text form.
     pub value: String,
+}
+
+impl TenantFilter {
+    /// The attribute of a [`SourceDescription`] that says that a backup holds the rows of one tenant only.
+    pub const ATTRIBUTE: &'static str = "tenant";
+
+    /// The target of this tenant's backups, beside the target of the whole database: `shop.tenant-0f3a5c7e9b1d`. Partial
+    /// backups are never found among whole ones: not as the latest, not as a base, not by the keep-rules.
+    ///
+    /// The name is the same for the same tenant in the same repository, and tells neither column nor value: a name
+    /// of a folder is read by more people than a backup. (It is no secret: who knows the value can compute it.)
+    ///
+    /// # Errors
+    /// `Internal` only, when the name cannot be made.
+    pub fn target(&self, whole: &TargetName, repository: RepositoryId) -> Result<TargetName> {
+        let mut hasher = blake3::Hasher::new_derive_key("data-manager 2026 target of one tenant's backups");
+        hasher.update(repository.to_string().as_bytes());
+        for part in [&self.column, &self.value] {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part.as_bytes());
+        }
+        let hash = hasher.finalize().to_hex();
+        let (whole, hash): (String, String) =
+            (whole.as_str().chars().take(42).collect(), hash.chars().take(12).collect());
+        TargetName::new(format!("{whole}.tenant-{hash}"))
+    }
 }
 
 impl fmt::Display for TenantFilter {
@@ -319,6 +347,17 @@ pub struct SessionSummary {
 }
 
 impl SourceDescription {
+    /// The tenant whose rows alone are in the backup; `None` when it is a whole one.
+    ///
+    /// # Errors
+    /// `Corrupt` when the backup says that it is partial, and not of what.
+    pub fn tenant(&self) -> Result<Option<TenantFilter>> {
+        let Some(value) = self.attributes.get(TenantFilter::ATTRIBUTE) else { return Ok(None) };
+        TenantFilter::deserialize(value)
+            .map(Some)
+            .map_err(|e| Error::corrupt("the backup does not say which tenant it is of").with_source(e))
+    }
+
     /// The description with what the end of the reading added; takes that out of the summary.
     #[must_use]
     pub fn completed(mut self, summary: &mut SessionSummary) -> Self {
@@ -380,4 +419,26 @@ pub trait BackupSession: Send + Sync {
     /// # Errors
     /// `Internal` when a member was not read to its end; `Conflict` when the snapshot was lost meanwhile.
     async fn finish(self: Box<Self>, ctx: &OpContext) -> Result<SessionSummary>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenants_target_tells_nothing_and_is_its_own() {
+        let whole = TargetName::new("shop").unwrap();
+        let (here, there) = (RepositoryId::generate(), RepositoryId::generate());
+        let tenant = |text: &str| text.parse::<TenantFilter>().unwrap();
+        let name = tenant("email=jo@example.org").target(&whole, here).unwrap();
+        assert_eq!(name, tenant("email=jo@example.org").target(&whole, here).unwrap());
+        assert!(name.as_str().starts_with("shop.tenant-") && !name.as_str().contains("jo"));
+        assert_ne!(name, tenant("email=jo@example.org").target(&whole, there).unwrap());
+        assert_ne!(
+            tenant("a=bc").target(&whole, here).unwrap(),
+            tenant("ab=c").target(&whole, here).unwrap()
+        );
+        let long = TargetName::new("x".repeat(63)).unwrap();
+        assert!(tenant("id=1").target(&long, here).is_ok());
+    }
 }

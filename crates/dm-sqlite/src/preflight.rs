@@ -27,6 +27,14 @@ pub(crate) fn unsupported(request: &BackupRequest) -> Option<Error> {
                 .with_hint("leave out the table filters; single tables can be chosen at restore"),
         );
     }
+    if request.tenant.is_some() {
+        return Some(
+            Error::unsupported("a sqlite backup is always of the whole file, not of one tenant's rows")
+                .with_hint(
+                    "leave out the tenant; an application that keeps one file a tenant backs up that file",
+                ),
+        );
+    }
     if request.mode == Some(BackupMode::Logical) {
         return Some(
             Error::unsupported("a sqlite backup is of the file's pages, there is no logical mode")

@@ -4,12 +4,16 @@ use std::collections::HashSet;
 
 use dm_core::{Comparison, Level, RestoreManifest, RestorePreview, RestoreRequest, TableFacts};
 
-/// The facts to compare with: of all tables, or of those that are restored.
+/// The facts to compare with: of all tables, or of those that are restored. Of one tenant out of more there are none: the
+/// engine compares the rows that it chose with those that it read.
 pub(super) fn expected_tables(
     manifest: &RestoreManifest,
     preview: &RestorePreview,
     request: &RestoreRequest,
 ) -> Vec<TableFacts> {
+    if request.tenant.is_some() {
+        return Vec::new();
+    }
     let restored: HashSet<&str> = preview
         .members
         .iter()

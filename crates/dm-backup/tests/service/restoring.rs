@@ -42,8 +42,14 @@ async fn a_planted_defect_is_found_and_the_place_stays_sealed() {
     }
     let plan = world.service.plan_restore(&world.ctx, &world.engine, &latest, &to("bad3")).await.unwrap();
     world.engine.set_faults(Faults { spoil: true, ..Faults::default() });
-    let apply =
-        |unproven| world.service.apply_restore(&world.ctx, &world.engine, &plan, ApplyOptions { unproven });
+    let apply = |unproven| {
+        world.service.apply_restore(
+            &world.ctx,
+            &world.engine,
+            &plan,
+            ApplyOptions { unproven, ..ApplyOptions::default() },
+        )
+    };
     let error = apply(Unproven::Discard).await.unwrap_err();
     assert_eq!((error.kind(), error.effect()), (ErrorKind::CheckFailed, Effect::None));
     assert!(!world.engine.state().sealed.contains_key("sealed-bad3"));

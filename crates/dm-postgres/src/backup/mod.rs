@@ -57,6 +57,11 @@ impl BackupSource for PostgresBackup {
 }
 
 fn check_mode(request: &BackupRequest) -> Result<()> {
+    if request.tenant.is_some() {
+        return Err(
+            Error::unsupported("one tenant's rows cannot be backed up yet").with_hint("leave out the tenant")
+        );
+    }
     match request.mode {
         None | Some(BackupMode::Logical) => Ok(()),
         Some(BackupMode::Physical) => {

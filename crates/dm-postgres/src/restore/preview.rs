@@ -26,6 +26,9 @@ pub(super) async fn preview(
     request: &RestoreRequest,
     manifest: &RestoreManifest,
 ) -> Result<RestorePreview> {
+    if request.tenant.is_some() {
+        return Err(Error::unsupported("one tenant's rows cannot be restored yet").with_hint("choose tables"));
+    }
     let source = Source::read(manifest)?;
     let tables = table_members(manifest)?;
     let selected = source.select(&request.tables, &tables)?;

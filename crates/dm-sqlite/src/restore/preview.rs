@@ -29,6 +29,12 @@ pub(super) fn look(
         ))
         .with_hint(format!("restore into an engine of the kind {}", manifest.source.engine)));
     }
+    if request.tenant.is_some() {
+        return Err(Error::unsupported("one tenant's rows cannot be restored out of a sqlite backup")
+            .with_hint(
+                "restore the whole to a new file, or choose tables, and copy the rows over with sqlite3",
+            ));
+    }
     let (member, size) = manifest
         .members
         .iter()

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use dm_core::{BackupRequest, ErrorKind, Layout, Level, MemberKind, MemberSpec};
+use dm_core::{
+    BackupRequest, Error, ErrorKind, Layout, Level, MemberKind, MemberSpec, RestoreRequest, TenantFilter,
+};
 use futures::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 
@@ -151,6 +153,37 @@ pub async fn an_unknown_table_is_found_before_anything_starts(subject: &dyn Subj
             found.iter().any(|finding| finding.message.contains("no_such_table_anywhere")),
             "a finding names the table: {found:?}"
         );
+    }
+}
+
+/// An engine that cannot choose one tenant's rows refuses: it never takes, or gives back, everybody's instead. One that can
+/// finds no table with a column that none has.
+pub async fn a_tenant_is_never_ignored(subject: &dyn Subject) {
+    let (engine, ctx) = (subject.engine(), context());
+    let tenant = Some(TenantFilter { column: "no_such_column_anywhere".into(), value: "1".into() });
+    let asked = BackupRequest { tenant: tenant.clone(), ..request() };
+    let refused = |error: Error| {
+        assert!(matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::NotFound), "{error:?}");
+        assert!(error.hint().is_some(), "the way out is named: {error:?}");
+    };
+    match source(engine.as_ref()).preflight(&ctx, &asked).await {
+        Ok(preflight) => assert!(preflight.findings.iter().any(|f| f.level == Level::Error), "{preflight:?}"),
+        Err(error) => refused(error),
+    }
+    match source(engine.as_ref()).open(&ctx, &asked).await {
+        Ok(_) => panic!("a backup of a tenant that cannot be told"),
+        Err(error) => refused(error),
+    }
+    let whole = collect(engine.as_ref(), &ctx, &request()).await.expect("a backup");
+    let wish = RestoreRequest {
+        tenant,
+        digest_key: [7; 32],
+        ..RestoreRequest::to(subject.fresh_destination().await)
+    };
+    let target = engine.restore().expect("the engine can be restored into");
+    match target.preview(&ctx, &wish, &whole.manifest()).await {
+        Ok(preview) => panic!("a restore of a tenant that cannot be told: {preview:?}"),
+        Err(error) => refused(error),
     }
 }
 

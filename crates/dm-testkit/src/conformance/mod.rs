@@ -61,7 +61,7 @@ macro_rules! conformance_tests {
             members_are_named_once_and_in_order, blocks_are_laid_out_as_said, facts_are_repeatable,
             digests_depend_on_the_key, a_snapshot_does_not_move, an_unread_member_is_no_backup,
             an_unknown_member_is_refused, an_unknown_table_is_found_before_anything_starts,
-            a_cancelled_backup_stops, a_dropped_backup_leaves_the_engine_usable,
+            a_tenant_is_never_ignored, a_cancelled_backup_stops, a_dropped_backup_leaves_the_engine_usable,
             a_restore_gives_everything_back, stages_hold_each_member_once,
             a_taken_destination_is_refused, a_difference_is_seen, another_engines_backup_is_refused,
             an_unknown_table_is_not_restored, a_discarded_restore_leaves_nothing,

@@ -12,12 +12,13 @@ use dm_core::{
 };
 use futures::StreamExt as _;
 
-use super::{Contents, Faults, MemoryEngine, OWN, Pages, facts, file_table, version};
+use super::{Contents, Faults, MemoryEngine, OWN, Pages, facts, file_table, no_tenants, version};
 
 #[async_trait]
 impl BackupSource for MemoryEngine {
     async fn preflight(&self, ctx: &OpContext, request: &BackupRequest) -> Result<Preflight> {
         ctx.check()?;
+        no_tenants(request.tenant.as_ref())?;
         let state = self.open_state()?;
         let own = state.databases.get(OWN).cloned().unwrap_or_default();
         let mut findings = state.faults.preflight.clone();
@@ -34,6 +35,7 @@ impl BackupSource for MemoryEngine {
 
     async fn open(&self, ctx: &OpContext, request: &BackupRequest) -> Result<Box<dyn BackupSession>> {
         ctx.check()?;
+        no_tenants(request.tenant.as_ref())?;
         let state = self.open_state()?;
         let mut contents = state.databases.get(OWN).cloned().unwrap_or_default();
         contents.tables.retain(|table, _| {

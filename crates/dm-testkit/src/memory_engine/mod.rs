@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use dm_core::{
     BackupSource, Capabilities, Engine, EngineId, EngineKind, Error, ErrorKind, Finding, Health, OpContext,
-    RestoreTarget, Result, RowHasher, ServerVersion, TableFacts,
+    RestoreTarget, Result, RowHasher, ServerVersion, TableFacts, TenantFilter,
 };
 
 /// The name of the engine's own database.
@@ -228,4 +228,13 @@ fn facts(contents: &Contents, key: [u8; 32]) -> Vec<TableFacts> {
 /// How a file is named among the tables.
 fn file_table(file: &str) -> String {
     format!("file:{file}")
+}
+
+/// Tables in memory have no columns, so nobody knows whose rows they are.
+fn no_tenants(tenant: Option<&TenantFilter>) -> Result<()> {
+    match tenant {
+        None => Ok(()),
+        Some(_) => Err(Error::unsupported("tables in memory have no columns, so no tenants")
+            .with_hint("leave out the tenant")),
+    }
 }

@@ -12,7 +12,7 @@ use dm_core::{
 use futures::TryStreamExt as _;
 
 use super::backup::matches;
-use super::{Contents, MemoryEngine, OWN, Pages, facts};
+use super::{Contents, MemoryEngine, OWN, Pages, facts, no_tenants};
 
 #[async_trait]
 impl RestoreTarget for MemoryEngine {
@@ -23,6 +23,7 @@ impl RestoreTarget for MemoryEngine {
         manifest: &RestoreManifest,
     ) -> Result<RestorePreview> {
         ctx.check()?;
+        no_tenants(request.tenant.as_ref())?;
         if manifest.source.engine != EngineKind::Memory {
             let message = format!("a backup of {} does not go into memory", manifest.source.engine);
             return Err(Error::unsupported(message));

@@ -44,6 +44,7 @@ pub(super) async fn run(session: &mut Session, dm: &DataManager, args: RunArgs) 
         exclude_tables: args.exclude_tables,
         verify: args.verify.map(Into::into),
         skip_verify: args.no_verify,
+        tenant: None,
     };
     let progress = session.progress();
     let ctx = session.context(dm, &progress);
