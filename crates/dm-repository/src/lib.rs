@@ -5,7 +5,8 @@
 //! section numbers in comments refer to it.
 //!
 //! - [`open_store`] makes a store of a [`StoreLocation`]; local folders are written durably.
-//! - [`Repository`] begins backups ([`BackupWriter`]), lists, reads ([`BackupReader`]), verifies, pins, marks and sweeps.
+//! - [`Repository`] begins backups ([`BackupWriter`]), lists, reads ([`BackupReader`]), verifies, pins, marks and sweeps;
+//!   it keeps the log that was shipped ([`Repository::put_log`], [`LogListing`]).
 //! - Nothing here knows an engine: what goes in and out are members, blocks and facts of `dm-core`.
 
 mod cloud;
@@ -22,6 +23,8 @@ mod lease;
 mod listing;
 mod local;
 mod location;
+mod log_pieces;
+mod logs;
 mod map;
 mod packs;
 mod page;
@@ -42,6 +45,7 @@ pub use format::{BackupHeader, Counts, InventoryRef, PinState, RootRef, Sizes, V
 pub use keys::{Identity, Recipient};
 pub use listing::Listing;
 pub use location::{StoreLocation, StoreOptions, open_store};
+pub use logs::{LogEntry, LogGap, LogListing};
 pub use reader::BackupReader;
 pub use repository::{InitOptions, OpenOptions, Repository};
 pub use sweep::{SweepOptions, SweepReport};

@@ -75,6 +75,11 @@ pub(crate) fn record(family: &str, target: &TargetName, id: BackupId, n: u32) ->
     Path::from(format!("{family}/{target}/{id}/{n:08}.json"))
 }
 
+/// The folder of a target's logs.
+pub(crate) fn logs(target: &TargetName) -> String {
+    format!("logs/{target}")
+}
+
 /// The folder of all leases.
 pub(crate) fn leases() -> Path {
     Path::from("leases")

@@ -269,19 +269,24 @@ impl Inner {
         Ok(facts)
     }
 
+    /// Content cannot be read here; the hint names the keys that open it.
+    pub(crate) fn no_identity(&self, message: &'static str) -> Error {
+        let wanted: Vec<String> =
+            self.description.encryption.iter().flat_map(|e| &e.recipients).map(ToString::to_string).collect();
+        Error::new(ErrorKind::Denied, message)
+            .with_hint(format!("give an identity (private key) of one of: {}", wanted.join(", ")))
+    }
+
     /// The identity of a backup, opened with one of ours.
     pub(crate) async fn backup_key(&self, target: &TargetName, id: BackupId) -> Result<Arc<Identity>> {
         if let Some(key) = self.keys.lock().unwrap_or_else(PoisonError::into_inner).get(&id) {
             return Ok(Arc::clone(key));
         }
         let ours: Vec<&Identity> = self.options.identities.iter().collect();
-        let wanted: Vec<String> =
-            self.description.encryption.iter().flat_map(|e| &e.recipients).map(ToString::to_string).collect();
-        let hint = format!("give an identity (private key) of one of: {}", wanted.join(", "));
         if ours.is_empty() {
-            return Err(Error::new(ErrorKind::Denied, "the backup is encrypted and no identity was given")
-                .about(id.to_string())
-                .with_hint(hint));
+            return Err(self
+                .no_identity("the backup is encrypted and no identity was given")
+                .about(id.to_string()));
         }
         let folder = paths::keys(target, id);
         let (_, files) = self.storage.children(Some(&folder)).await?;
@@ -311,12 +316,10 @@ impl Inner {
             }
         }
         Err(match last {
-            Some((_, error @ age::DecryptError::NoMatchingKeys)) => {
-                Error::new(ErrorKind::Denied, "none of the identities given opens this backup")
-                    .about(id.to_string())
-                    .with_hint(hint)
-                    .with_source(error)
-            }
+            Some((_, error @ age::DecryptError::NoMatchingKeys)) => self
+                .no_identity("none of the identities given opens this backup")
+                .about(id.to_string())
+                .with_source(error),
             Some((key, error)) => {
                 Error::corrupt("the backup's key object is damaged").about(key.as_ref()).with_source(error)
             }
@@ -379,9 +382,10 @@ fn already_there() -> Error {
 
 /// Something in the place that no repository has.
 async fn foreign(storage: &Storage, ctx: &OpContext) -> Result<Option<String>> {
-    const OURS: [&str; 8] = [
+    const OURS: [&str; 9] = [
         "repository.json",
         "backups",
+        "logs",
         "tombstones",
         "pins",
         "verifications",

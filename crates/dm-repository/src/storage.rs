@@ -143,7 +143,12 @@ impl Storage {
 
     /// Every object below a folder, to the end of the listing or an error: never a part of it.
     pub(crate) async fn list(&self, folder: &Path) -> Result<Vec<ObjectMeta>> {
-        let list = || async { self.store.list(Some(folder)).try_collect::<Vec<_>>().await };
+        self.list_as(folder, |object| object).await
+    }
+
+    /// The same, keeping only what is made of each object: a long listing in little memory.
+    pub(crate) async fn list_as<T>(&self, folder: &Path, each: impl Fn(ObjectMeta) -> T) -> Result<Vec<T>> {
+        let list = || async { self.store.list(Some(folder)).map_ok(&each).try_collect::<Vec<_>>().await };
         match list.retry(backoff()).when(is_transient).await {
             Ok(objects) => Ok(objects),
             Err(StoreError::NotFound { .. }) => Ok(Vec::new()),

@@ -162,6 +162,53 @@ async fn an_independent_reader_reads_it() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_independent_reader_reads_the_log() {
+    if missing_tools() {
+        return;
+    }
+    for keys in [None, Some(Keys::new())] {
+        let place = tempfile::tempdir().unwrap();
+        let folder = place.path().join("repository");
+        let repository = Repository::init(
+            store(&folder).unwrap(),
+            &ctx(),
+            init_options(keys.as_ref()),
+            open_options(keys.as_ref()),
+        )
+        .await
+        .unwrap();
+        let log: Vec<u8> = (0..40_u32 << 20).map(|i| (i >> 8) as u8 ^ i as u8).collect();
+        let start = 0x3F00_0000_u64;
+        for (i, bytes) in log.chunks(5 << 20).enumerate() {
+            let piece = LogPiece {
+                timeline: 3,
+                start: start + i as u64 * (5 << 20),
+                sealed_at: chrono::Utc::now(),
+                bytes: bytes.to_vec().into(),
+            };
+            repository.put_log(&ctx(), &target("shop"), "42", &piece).await.unwrap();
+        }
+        let identity = place.path().join("me.key");
+        if let Some(keys) = &keys {
+            fs::write(&identity, keys.identity.to_secret_text().expose()).unwrap();
+        }
+        let read = |from: u64, to: u64| {
+            let mut command = Command::new("python3");
+            command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/oracle/read_log.py"));
+            command.arg(&folder).args(["shop", "42", "3", &format!("{from:X}"), &format!("{to:X}")]);
+            if keys.is_some() {
+                command.arg(&identity);
+            }
+            command.output().unwrap()
+        };
+        let output = read(start + 1000, start + (17 << 20));
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.stdout == log[1000..17 << 20]);
+        assert!(!read(start + (39 << 20), start + (41 << 20)).status.success(), "behind the end");
+    }
+}
+
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {

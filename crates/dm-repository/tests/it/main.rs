@@ -13,6 +13,7 @@
 mod damage;
 mod faults;
 mod folder;
+mod logs;
 mod model;
 mod races;
 mod round_trip;

@@ -40,6 +40,9 @@ struct Data {
 pub struct TestStore {
     inner: Arc<Data>,
     calls: Arc<AtomicUsize>,
+    listed: Arc<AtomicUsize>,
+    fetched: Arc<AtomicU64>,
+    stored: Arc<AtomicU64>,
     fault: Arc<Mutex<Option<(usize, Fault)>>>,
     gate: NextGate,
 }
@@ -87,7 +90,15 @@ impl TestStore {
     }
 
     fn over(inner: Arc<Data>) -> Arc<Self> {
-        Arc::new(Self { inner, calls: Arc::default(), fault: Arc::default(), gate: Arc::default() })
+        Arc::new(Self {
+            inner,
+            calls: Arc::default(),
+            listed: Arc::default(),
+            fetched: Arc::default(),
+            stored: Arc::default(),
+            fault: Arc::default(),
+            gate: Arc::default(),
+        })
     }
 
     /// The same objects as another program sees them.
@@ -99,6 +110,9 @@ impl TestStore {
         Self {
             inner: Arc::clone(&self.inner),
             calls: Arc::clone(&self.calls),
+            listed: Arc::clone(&self.listed),
+            fetched: Arc::clone(&self.fetched),
+            stored: Arc::clone(&self.stored),
             fault: Arc::clone(&self.fault),
             gate: Arc::clone(&self.gate),
         }
@@ -122,6 +136,11 @@ impl TestStore {
 
     pub fn calls(&self) -> usize {
         self.calls.load(Ordering::SeqCst)
+    }
+
+    /// Names that were listed.
+    pub fn listed(&self) -> usize {
+        self.listed.load(Ordering::SeqCst)
     }
 
     /// Fails the n-th call from now (counted from zero).
@@ -209,7 +228,11 @@ impl ObjectStore for TestStore {
         if self.inner.lies {
             options.mode = PutMode::Overwrite;
         }
+        let bytes = payload.content_length() as u64;
         let result = self.inner.objects.put_opts(key, payload, options).await?;
+        if key.as_ref().contains("/packs/") {
+            self.stored.fetch_add(bytes, Ordering::SeqCst);
+        }
         self.inner.times.lock().unwrap().insert(key.clone(), self.now());
         match fault {
             Some(fault) => Err(Self::error(fault)),
@@ -231,6 +254,9 @@ impl ObjectStore for TestStore {
         }
         let mut result = self.inner.objects.get_opts(key, options).await?;
         result.meta = self.dated(result.meta);
+        if key.as_ref().contains("/packs/") {
+            self.fetched.fetch_add(result.range.end - result.range.start, Ordering::SeqCst);
+        }
         Ok(result)
     }
 
@@ -261,6 +287,7 @@ impl ObjectStore for TestStore {
                 return Err(Self::error(fault));
             }
             let listed: Vec<ObjectMeta> = this.inner.objects.list(prefix.as_ref()).try_collect().await?;
+            this.listed.fetch_add(listed.len(), Ordering::SeqCst);
             let dated: Vec<_> = listed.into_iter().map(|o| Ok(this.dated(o))).collect();
             Ok(futures::stream::iter(dated))
         }

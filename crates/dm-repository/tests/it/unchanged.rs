@@ -96,7 +96,7 @@ impl Sparse {
                     Some(Ok(Block::Unchanged { offset: o, length: l }))
                         if *o + *l == offset && rng.random() =>
                     {
-                        *l += length
+                        *l += length;
                     }
                     _ => blocks.push(Ok(Block::Unchanged { offset, length })),
                 },
