@@ -355,6 +355,7 @@ impl Backups<'_> {
     }
 
     fn run_options(&self, options: &BackupOptions, engine: &dyn Engine, target: TargetName) -> RunOptions {
+        let tenant = options.tenant.is_some();
         let configured = self.dm.backup_config(&target);
         let or = |given: &Vec<String>, configured: &Vec<String>| {
             if given.is_empty() { configured.clone() } else { given.clone() }
@@ -366,9 +367,13 @@ impl Backups<'_> {
             VerifyAfter::Full => Some(VerifyLevel::Full),
         };
         RunOptions {
-            kind: options.kind.unwrap_or(configured.kind),
+            // One tenant's backups are of rows, and rest on nothing unless that is asked for.
+            kind: options.kind.unwrap_or(if tenant { BackupKind::Full } else { configured.kind }),
             request: BackupRequest {
-                mode: options.mode.or_else(|| self.dm.mode_of(engine, &target)),
+                mode: options
+                    .mode
+                    .or(tenant.then_some(BackupMode::Logical))
+                    .or_else(|| self.dm.mode_of(engine, &target)),
                 jobs: options.jobs.unwrap_or_else(|| self.dm.jobs()).max(1),
                 include_tables: or(&options.include_tables, &configured.include_tables),
                 exclude_tables: or(&options.exclude_tables, &configured.exclude_tables),

@@ -21,6 +21,7 @@ mod restore;
 mod selection;
 mod session;
 mod sql;
+mod tenant;
 mod tools;
 mod value;
 

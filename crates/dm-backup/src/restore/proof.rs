@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use dm_core::{Comparison, Level, RestoreManifest, RestorePreview, RestoreRequest, TableFacts};
+use dm_core::{Comparison, Destination, Level, RestoreManifest, RestorePreview, RestoreRequest, TableFacts};
 
 /// The facts to compare with: of all tables, or of those that are restored. Of one tenant out of more there are none: the
 /// engine compares the rows that it chose with those that it read.
@@ -11,7 +11,9 @@ pub(super) fn expected_tables(
     preview: &RestorePreview,
     request: &RestoreRequest,
 ) -> Vec<TableFacts> {
-    if request.tenant.is_some() {
+    let all_of_it = matches!(request.destination, Destination::New(_))
+        && manifest.source.tenant().is_ok_and(|tenant| tenant == request.tenant);
+    if request.tenant.is_some() && !all_of_it {
         return Vec::new();
     }
     let restored: HashSet<&str> = preview

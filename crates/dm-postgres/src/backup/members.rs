@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use dm_core::{Layout, MemberKind, MemberSpec};
@@ -10,6 +11,7 @@ use serde_json::json;
 
 use super::scope::Scope;
 use crate::catalog::Relation;
+use crate::tenant::RowSet;
 
 /// The member with the values of the sequences.
 pub(crate) const SEQUENCES: &str = "sequences.json";
@@ -35,10 +37,35 @@ pub(super) enum Reading {
     Memory(Bytes),
     /// By a `COPY … TO STDOUT`.
     Copy(String),
+    /// Rows at these positions, by a `COPY` of so many at once.
+    Positions(Arc<Positions>),
     /// The values of these sequences.
     Sequences(Vec<Relation>),
     /// Content of all large objects.
     LargeObjects,
+}
+
+/// Some rows of a table.
+#[derive(Debug)]
+pub(super) struct Positions {
+    /// How the table stands behind FROM.
+    pub(super) from: String,
+    /// The quoted columns, separated by commas.
+    pub(super) columns: String,
+    pub(super) rows: RowSet,
+}
+
+impl Positions {
+    /// The statement for the rows from a position on, and where the next goes on; nothing when there are no more.
+    pub(super) fn statement(&self, start: u64) -> Option<(String, u64)> {
+        /// Rows of one statement: half a megabyte of text.
+        const AT_ONCE: usize = 50_000;
+        let (positions, last) = self.rows.literal_from(start, AT_ONCE)?;
+        let Self { from, columns, .. } = self;
+        let statement =
+            format!("COPY (SELECT {columns} FROM {from} WHERE ctid = ANY ({positions})) TO STDOUT");
+        Some((statement, last + 1))
+    }
 }
 
 /// A table's rows as `COPY` statements, for reading them to a backup or to compare.
@@ -109,12 +136,8 @@ pub(super) fn table_members(
         };
         for (start, statement) in copy.parts(server_major) {
             let hint = bytes.saturating_sub(start * block_bytes).min(PART_BLOCKS * block_bytes);
-            let mut attributes = BTreeMap::from([
-                ("schema".to_owned(), json!(table.schema)),
-                ("name".to_owned(), json!(table.name)),
-                ("columns".to_owned(), json!(table.columns)),
-                ("start_block".to_owned(), json!(start)),
-            ]);
+            let mut attributes = table_attributes(table);
+            attributes.insert("start_block".to_owned(), json!(start));
             if !copy.condition.is_empty() {
                 attributes.insert("condition".to_owned(), json!(copy.condition));
             }
@@ -133,6 +156,15 @@ pub(super) fn table_members(
     members
 }
 
+/// What a restore must know of a table to fill it.
+pub(super) fn table_attributes(table: &Relation) -> BTreeMap<String, serde_json::Value> {
+    BTreeMap::from([
+        ("schema".to_owned(), json!(table.schema)),
+        ("name".to_owned(), json!(table.name)),
+        ("columns".to_owned(), json!(table.columns)),
+    ])
+}
+
 /// A member without a table.
 pub(super) fn plain(name: &str, kind: MemberKind, size_hint: Option<u64>) -> MemberSpec {
     MemberSpec {
@@ -146,7 +178,7 @@ pub(super) fn plain(name: &str, kind: MemberKind, size_hint: Option<u64>) -> Mem
 }
 
 /// A table's name as one part of a member's name.
-fn path_part(display: &str) -> String {
+pub(super) fn path_part(display: &str) -> String {
     let mut part = String::with_capacity(display.len());
     for c in display.chars() {
         match c {

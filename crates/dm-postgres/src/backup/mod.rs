@@ -8,6 +8,7 @@ mod rows;
 mod scope;
 mod session;
 mod snapshot;
+mod tenant;
 pub(crate) mod toc;
 
 use async_trait::async_trait;
@@ -57,13 +58,12 @@ impl BackupSource for PostgresBackup {
 }
 
 fn check_mode(request: &BackupRequest) -> Result<()> {
-    if request.tenant.is_some() {
-        return Err(
-            Error::unsupported("one tenant's rows cannot be backed up yet").with_hint("leave out the tenant")
-        );
-    }
     match request.mode {
         None | Some(BackupMode::Logical) => Ok(()),
+        Some(BackupMode::Physical) if request.tenant.is_some() => Err(Error::unsupported(
+            "a physical backup is always of the whole cluster, not of one tenant's rows",
+        )
+        .with_hint("take a logical backup of the tenant")),
         Some(BackupMode::Physical) => {
             Err(Error::unsupported("a physical backup of postgres is not there yet")
                 .with_hint("take a logical backup"))

@@ -6,7 +6,7 @@ use std::path::Path;
 use bytes::Bytes;
 use dm_core::{
     BackupMode, BackupRequest, ConsistencyPoint, EngineKind, Error, ErrorKind, MemberKind, OpContext, Result,
-    SourceDescription,
+    SourceDescription, TenantFilter,
 };
 use serde_json::json;
 use sqlx::Executor;
@@ -18,13 +18,14 @@ use super::scope::Scope;
 use super::session::LogicalBackup;
 use super::snapshot::Snapshot;
 use super::toc::{self, Toc};
-use super::{GLOBALS, SCHEMA, SEQUENCES};
+use super::{GLOBALS, SCHEMA, SEQUENCES, tenant};
 use crate::catalog::{self, OLDEST_MAJOR, Relation, RelationKind};
 use crate::client::Client;
 use crate::error::{reading, sqlstate};
 use crate::selection::{listed, nothing_matches};
 use crate::session::open_pinned;
 use crate::sql::{dump_pattern, dynamic};
+use crate::tenant::foreign_keys;
 use crate::tools::ClientTools;
 
 /// Locks named in one statement.
@@ -70,7 +71,16 @@ pub(super) async fn open(ctx: &OpContext, client: &Client, request: &BackupReque
     let properties = catalog::database_properties(&mut control).await?;
     let belongings = catalog::belongings(&mut control).await?;
     let counts = catalog::object_counts(&mut control).await?;
-    let large = large_objects::facts(&mut control).await?;
+    let keys = foreign_keys(&mut control, &relations).await?;
+    let tenant = match &request.tenant {
+        Some(tenant) => Some(tenant::choose(ctx, &mut control, tenant, &relations, &scope, &keys).await?),
+        None => None,
+    };
+    // Nobody knows whose a large object is.
+    let large = match tenant {
+        Some(_) => Vec::new(),
+        None => large_objects::facts(&mut control).await?,
+    };
     let block_bytes: i64 = sqlx::query_scalar("SELECT pg_catalog.current_setting('block_size')::int8")
         .fetch_one(&mut control)
         .await
@@ -96,7 +106,19 @@ pub(super) async fn open(ctx: &OpContext, client: &Client, request: &BackupReque
         ),
         (plain(SCHEMA, MemberKind::Schema, Some(archive_bytes)), Reading::File(archive)),
     ];
-    members.extend(table_members(&relations, &scope, &sizes, block_bytes.unsigned_abs(), version.major));
+    match tenant {
+        Some(chosen) => {
+            members.extend(chosen.members);
+            warnings.extend(chosen.warnings);
+        }
+        None => members.extend(table_members(
+            &relations,
+            &scope,
+            &sizes,
+            block_bytes.unsigned_abs(),
+            version.major,
+        )),
+    }
     if !large.is_empty() {
         let facts = serde_json::to_vec(&large)
             .map_err(|e| Error::internal("the list of large objects cannot be written").with_source(e))?;
@@ -118,6 +140,11 @@ pub(super) async fn open(ctx: &OpContext, client: &Client, request: &BackupReque
         Err(why) => warnings.push(format!("roles and tablespaces of the server are not in it: {why}")),
     }
 
+    let mut attributes = attributes(&properties, &counts, &relations, &scope, &edges, tools.major)?;
+    attributes.insert("foreign_keys".to_owned(), json!(keys));
+    if let Some(tenant) = &request.tenant {
+        attributes.insert(TenantFilter::ATTRIBUTE.to_owned(), json!(tenant));
+    }
     let description = SourceDescription {
         engine: EngineKind::Postgres,
         version: version.clone(),
@@ -125,7 +152,7 @@ pub(super) async fn open(ctx: &OpContext, client: &Client, request: &BackupReque
         database: client.database.clone(),
         system_identifier: identity,
         consistency: ConsistencyPoint { at, position, timeline },
-        attributes: attributes(&properties, &counts, &relations, &scope, &edges, tools.major)?,
+        attributes,
     };
     let snapshot = Snapshot::new(client.clone(), snapshot_id, request.jobs);
     Ok(LogicalBackup::new(description, members, snapshot, control, scratch, warnings, request))

@@ -3,6 +3,7 @@
 use dm_core::{BackupRequest, Finding, Level, OpContext, Preflight, Result};
 
 use super::scope::Scope;
+use super::tenant;
 use crate::catalog::{self, OLDEST_MAJOR, Relation};
 use crate::client::Client;
 use crate::error::reading;
@@ -51,6 +52,9 @@ pub(super) async fn look(ctx: &OpContext, client: &Client, request: &BackupReque
     }
     findings.extend(scope.warnings.iter().map(|w| Finding::new(Level::Warning, "tables", w.clone())));
     findings.extend(privileges(client, &scope, &relations));
+    if let Some(tenant) = &request.tenant {
+        findings.extend(tenant::look(&mut connection, tenant, &relations, &scope).await?);
+    }
     findings.push(connections(&mut connection, request.jobs).await?);
     let block: i64 = sqlx::query_scalar("SELECT pg_catalog.current_setting('block_size')::int8")
         .fetch_one(&mut connection)

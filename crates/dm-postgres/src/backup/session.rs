@@ -187,6 +187,20 @@ impl Shared {
                 let (count, digest) = rows.facts();
                 Ok(Some(member.table.clone().map(|table| (table, count, digest))))
             }
+            Reading::Positions(positions) => {
+                let mut loan = self.snapshot.borrow(ctx).await?;
+                let mut rows = RowBlocks::new(self.block_bytes, self.digest_key);
+                let mut start = 0;
+                while let Some((statement, next)) = positions.statement(start) {
+                    if !copy_out(&mut loan.connection, &statement, &mut rows, sender).await? {
+                        return Ok(None);
+                    }
+                    start = next;
+                }
+                self.snapshot.give_back(loan);
+                let (count, digest) = rows.facts();
+                Ok(Some(member.table.clone().map(|table| (table, count, digest))))
+            }
             Reading::Sequences(sequences) => {
                 let mut loan = self.snapshot.borrow(ctx).await?;
                 let values = sequence_values(&mut loan.connection, &sequences).await?;

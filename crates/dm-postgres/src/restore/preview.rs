@@ -26,14 +26,27 @@ pub(super) async fn preview(
     request: &RestoreRequest,
     manifest: &RestoreManifest,
 ) -> Result<RestorePreview> {
-    if request.tenant.is_some() {
-        return Err(Error::unsupported("one tenant's rows cannot be restored yet").with_hint("choose tables"));
-    }
     let source = Source::read(manifest)?;
     let tables = table_members(manifest)?;
     let selected = source.select(&request.tables, &tables)?;
+    let partial = manifest.source.tenant()?;
+    if request.tenant.is_some() && request.tenant != partial {
+        return Err(Error::unsupported("one tenant's rows cannot be restored yet").with_hint("choose tables"));
+    }
     let mut control = open_control(ctx, client, &[]).await?;
     let mut findings = Vec::new();
+    if partial.is_some() && request.destination == Destination::InPlace {
+        findings.push(
+            Finding::new(
+                Level::Error,
+                "tenant",
+                "the backup holds the rows of one tenant only: everybody else's would be lost",
+            )
+            .with_mend(
+                "restore it to a new database, or choose the tenant: its rows alone then take their place",
+            ),
+        );
+    }
     let mut consequences = Vec::new();
 
     let version = catalog::version(&mut control).await?;

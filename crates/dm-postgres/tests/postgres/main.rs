@@ -5,4 +5,5 @@ mod query;
 mod round_trip;
 mod support;
 mod tables;
+mod tenant;
 mod trouble;
