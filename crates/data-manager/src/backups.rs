@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use dm_backup::keep::KeepRules;
 use dm_backup::{
-    BackupDetails, BackupList, DeletePlan, DiskCheck, ExpirePlan, ExpireReport, ExportReport, RunOptions,
-    RunReport, SizeReport, VerifyReport, VerifyScope,
+    BackupDetails, BackupList, DeletePlan, DiskCheck, ExpirePlan, ExpireReport, ExportFormat, ExportReport,
+    RunOptions, RunReport, SizeReport, VerifyReport, VerifyScope,
 };
 use dm_core::{
     Action, BackupKind, BackupMode, BackupRequest, Engine, EngineId, Error, ErrorKind, OpContext, Preflight,
@@ -142,7 +142,7 @@ impl Backups<'_> {
         which: &str,
     ) -> Result<BackupDetails> {
         let of = self.dm.target(target, None, None)?;
-        let work = async { self.dm.backups(ctx).await?.show(ctx, &selector(&of, which, false)?).await };
+        let work = async { self.dm.backups(ctx).await?.show(ctx, &selector(&of, which, false, None)?).await };
         self.dm.operate(ctx, Operation::new(SHOW, of.as_str()), work).await
     }
 
@@ -163,7 +163,7 @@ impl Backups<'_> {
         let work = async {
             let scope = match which {
                 Some(which) => {
-                    VerifyScope::One(selector(&self.dm.target(target, None, None)?, which, false)?)
+                    VerifyScope::One(selector(&self.dm.target(target, None, None)?, which, false, None)?)
                 }
                 None => VerifyScope::All { target: target.cloned() },
             };
@@ -219,7 +219,7 @@ impl Backups<'_> {
     ) -> Result<DeletePlan> {
         let of = self.dm.target(target, None, None)?;
         let work = async {
-            let selectors = [selector(&of, which, false)?];
+            let selectors = [selector(&of, which, false, None)?];
             self.dm.backups(ctx).await?.plan_delete(ctx, &selectors, reason).await
         };
         self.dm.operate(ctx, Operation::new(PLAN, of.as_str()), work).await
@@ -280,7 +280,7 @@ impl Backups<'_> {
             .with_details(serde_json::json!({ "backup": which, "reason": reason }));
         let work = async {
             let service = self.dm.backups(ctx).await?;
-            let selector = selector(&of, which, false)?;
+            let selector = selector(&of, which, false, None)?;
             if pinned {
                 service.pin(ctx, &selector, reason).await
             } else {
@@ -290,7 +290,7 @@ impl Backups<'_> {
         self.dm.operate(ctx, operation, work).await
     }
 
-    /// Writes a backup into an empty folder in the engine's own formats.
+    /// Writes a backup into an empty folder in the engine's own formats, in this form.
     ///
     /// # Errors
     /// `AlreadyExists` for a folder with something in it; `NotFound`, `Denied`, `Exhausted`.
@@ -300,6 +300,7 @@ impl Backups<'_> {
         target: Option<&TargetName>,
         which: &str,
         folder: &Path,
+        format: ExportFormat,
     ) -> Result<ExportReport> {
         let of = self.dm.target(target, None, None)?;
         let operation =
@@ -308,7 +309,7 @@ impl Backups<'_> {
             self.dm
                 .backups(ctx)
                 .await?
-                .export(ctx, &selector(&of, which, false)?, folder, self.dm.jobs())
+                .export(ctx, &selector(&of, which, false, None)?, folder, format, self.dm.jobs())
                 .await
         };
         self.dm.operate(ctx, operation, work).await

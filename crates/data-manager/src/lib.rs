@@ -25,6 +25,7 @@ mod backups;
 mod builder;
 pub mod config;
 mod doctor;
+mod drills;
 mod engines;
 mod health;
 mod manager;
@@ -43,15 +44,16 @@ pub use dm_audit as audit_trail;
 pub use dm_backup as backup;
 pub use dm_core::{
     AccessMode, Action, Actor, AuditOutcome, BackupId, BackupKind, BackupMode, BackupRequest, ByteSize,
-    Clock, Comparison, ConsistencyPoint, ContentDigest, Destination, Effect, Engine, EngineId, EngineKind,
-    Error, ErrorKind, Finding, Grant, Health, Isolation, Level, NoProgress, OpContext, Period, Permissions,
-    PlanDigest, Preflight, Progress, ProgressSink, RepositoryId, Resource, Result, Row, RowStream, RunId,
-    Secret, Statement, SystemClock, TableComparison, TableFacts, TargetName, Transaction, TransactionOptions,
-    Value, redact_url,
+    CheckDepth, Clock, Comparison, ConsistencyPoint, ContentDigest, Destination, Effect, Engine, EngineId,
+    EngineKind, Error, ErrorKind, Finding, Grant, Health, Isolation, Level, NoProgress, OpContext, Period,
+    Permissions, PlanDigest, Preflight, Progress, ProgressSink, RecoveryPoint, RepositoryId, Resource,
+    Restored, Result, Row, RowStream, RunId, Secret, Statement, SystemClock, TableComparison, TableFacts,
+    TargetName, TenantFilter, Transaction, TransactionOptions, Value, redact_url,
 };
 pub use dm_repository as repository;
 pub use dm_store::{Order, Page, ProofKind, RecoveryProof};
 pub use doctor::{DoctorReport, DoctorSection};
+pub use drills::DrillOptions;
 pub use health::EngineHealth;
 pub use manager::DataManager;
 pub use restores::{RestoreOptions, RestorePlan};

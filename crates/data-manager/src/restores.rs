@@ -1,11 +1,15 @@
 //! Restoring: a plan that says what would happen, and applying it.
 
+use std::collections::BTreeMap;
 use std::ops::Deref;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use dm_backup::{ApplyOptions, RestoreReport, Selector, Unproven};
+use chrono::{DateTime, Utc};
+use dm_backup::{ApplyOptions, Assertion, Hooks, RestoreReport, Selector, Unproven};
 use dm_core::{
-    Action, Destination, Engine, EngineId, Error, OpContext, RestoreRequest, Result, TargetName, TenantFilter,
+    Action, BackupMode, CheckDepth, Destination, Engine, EngineId, Error, OpContext, RecoveryPoint,
+    RestoreRequest, Restored, Result, TargetName, TenantFilter,
 };
 use dm_store::{ProofKind, RecoveryProof};
 use serde::Serialize;
@@ -15,6 +19,10 @@ use crate::{DataManager, engines};
 
 const PLAN: Action = Action::read("restore", "plan");
 const RUN: Action = Action::write("restore", "run");
+const RELEASE: Action = Action::write("restore", "release");
+
+/// The engine's setting that chooses among histories.
+pub(crate) const TIMELINE: &str = "timeline";
 
 /// What to restore, and where to. The default: the latest backup of the only engine, to a new place beside it.
 #[derive(Clone, Debug, Default)]
@@ -37,10 +45,47 @@ pub struct RestoreOptions {
     pub jobs: Option<usize>,
     /// `latest` means the latest that was verified.
     pub verified_only: bool,
-    /// What to do when the comparison finds a difference.
+    /// `latest` means the latest of rows, or of files; the one that suits the restore when `None`.
+    pub mode: Option<BackupMode>,
+    /// How far the log is replayed. Where there is no log, an instant means the newest backup at or before it.
+    pub until: RecoveryPoint,
+    /// Whether the point itself is left out.
+    pub exclusive: bool,
+    /// Along which history, where a database has several (PostgreSQL's timeline); the newest when `None`.
+    pub timeline: Option<String>,
+    /// What stands at the destination and matches is kept, only the rest is fetched.
+    pub delta: bool,
+    /// How much is checked.
+    pub checks: CheckDepth,
+    /// Where the engine may put temporary files; the system's place when `None`.
+    pub scratch_dir: Option<PathBuf>,
+    /// What only the engine understands.
+    pub settings: BTreeMap<String, String>,
+    /// What to do when the comparison finds a difference, or a question is answered wrongly.
     pub unproven: Unproven,
-    /// Does and compares everything, then takes it back: the report says what would have changed.
+    /// Does and compares everything, then takes it back: the report says what would have changed. Hooks are not run.
     pub rehearse: bool,
+    /// Leaves the proven place sealed as well; [`DataManager::release_sealed`] opens it.
+    pub keep_sealed: bool,
+    /// Questions of the application's own, asked before the release.
+    pub assertions: Vec<Assertion>,
+    /// Commands that stop and start the application.
+    pub hooks: Hooks,
+    /// When the failure happened that is recovered from, for the measured loss; the beginning of the recovery when `None`.
+    pub failed_at: Option<DateTime<Utc>>,
+}
+
+impl RestoreOptions {
+    fn apply_options(&self) -> ApplyOptions {
+        ApplyOptions {
+            unproven: self.unproven,
+            rehearse: self.rehearse,
+            keep_sealed: self.keep_sealed,
+            assertions: self.assertions.clone(),
+            hooks: self.hooks.clone(),
+            failed_at: self.failed_at,
+        }
+    }
 }
 
 /// What a restore would do. Dereferences to [`dm_backup::RestorePlan`].
@@ -48,12 +93,18 @@ pub struct RestoreOptions {
 pub struct RestorePlan {
     #[serde(flatten)]
     plan: dm_backup::RestorePlan,
+    #[serde(flatten)]
+    options: ApplyOptions,
     #[serde(skip)]
     engine: Arc<dyn Engine>,
-    #[serde(skip)]
-    unproven: Unproven,
-    #[serde(skip)]
-    rehearse: bool,
+}
+
+impl RestorePlan {
+    /// How it will be applied: hooks, questions, what becomes of a place that is not proven.
+    #[must_use]
+    pub fn options(&self) -> &ApplyOptions {
+        &self.options
+    }
 }
 
 impl Deref for RestorePlan {
@@ -74,23 +125,28 @@ impl DataManager {
             return Err(Error::invalid("a restore goes either in place or to another place, not both")
                 .with_hint("leave out --in-place, or --to"));
         }
-        let target = self.target(options.target.as_ref(), options.engine.as_ref(), None)?;
+        let target = self.restore_target(ctx, options).await?;
         let resource = target.to_string();
         let mut planned = None;
         let work = async {
             let service = self.backups(ctx).await?;
-            let (engine, destination) = self.destination(options)?;
+            let (engine, destination) = self.destination(options, &target)?;
             let request = RestoreRequest {
                 tables: options.tables.clone(),
                 tenant: options.tenant.clone(),
                 jobs: options.jobs.unwrap_or_else(|| self.jobs()),
+                scratch_dir: options.scratch_dir.clone(),
+                until: options.until.clone(),
+                exclusive: options.exclusive,
+                delta: options.delta,
+                checks: options.checks,
+                settings: with_timeline(&options.settings, options.timeline.as_deref()),
                 ..RestoreRequest::to(destination)
             };
-            let selector = selector(&target, &options.which, options.verified_only)?;
+            let selector = selector(&target, &options.which, options.verified_only, options.mode)?;
             let plan = service.plan_restore(ctx, engine.as_ref(), &selector, &request).await?;
             let summary = serde_json::json!({ "backup": plan.backup.id, "location": plan.preview.location });
-            planned =
-                Some(RestorePlan { plan, engine, unproven: options.unproven, rehearse: options.rehearse });
+            planned = Some(RestorePlan { plan, options: options.apply_options(), engine });
             Ok(summary)
         };
         self.operate(ctx, Operation::new(PLAN, resource), work).await?;
@@ -105,14 +161,39 @@ impl DataManager {
     pub async fn apply_restore(&self, ctx: &OpContext, plan: RestorePlan) -> Result<RestoreReport> {
         let details = serde_json::json!({
             "backup": plan.plan.backup.id, "location": plan.plan.preview.location, "tables": plan.plan.tables,
+            "until": plan.plan.until, "keep_sealed": plan.options.keep_sealed, "hooks": plan.options.hooks,
         });
         let operation = Operation::new(RUN, plan.plan.backup.target.as_str()).with_details(details);
         let work = async {
             let service = self.backups(ctx).await?;
-            let options = ApplyOptions { unproven: plan.unproven, rehearse: plan.rehearse };
-            let result = service.apply_restore(ctx, plan.engine.as_ref(), &plan.plan, options).await;
-            self.record_restore(ctx, &plan.plan, &result).await?;
+            let result =
+                service.apply_restore(ctx, plan.engine.as_ref(), &plan.plan, plan.options.clone()).await;
+            self.record_restore(ctx, &plan, &result).await?;
             result
+        };
+        self.operate(ctx, operation, work).await
+    }
+
+    /// Opens a place that a restore left sealed, by the name that its report gave.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such place, or it was not left by a restore; `AlreadyExists` when its final name is
+    /// taken; `Unsupported` where the engine leaves none.
+    pub async fn release_sealed(
+        &self,
+        ctx: &OpContext,
+        engine: Option<&EngineId>,
+        location: &str,
+    ) -> Result<Restored> {
+        let engine = self.engine(engine)?;
+        let details = serde_json::json!({ "location": location });
+        let operation = Operation::new(RELEASE, engine.id().as_str()).with_details(details);
+        // A sealed place is opened where it stands: no repository is needed for it, and there may be none any more.
+        let work = async {
+            let target = engine.restore().ok_or_else(|| {
+                Error::unsupported(format!("{} databases cannot be restored into", engine.kind()))
+            })?;
+            target.release_sealed(ctx, location).await
         };
         self.operate(ctx, operation, work).await
     }
@@ -122,14 +203,20 @@ impl DataManager {
     async fn record_restore(
         &self,
         ctx: &OpContext,
-        plan: &dm_backup::RestorePlan,
+        plan: &RestorePlan,
         result: &Result<RestoreReport>,
     ) -> Result<()> {
         let (ok, restore_time_ms, results) = match result {
             Ok(report) => (
                 report.equal,
                 Some(report.duration_ms),
-                serde_json::json!({ "tables": report.tables.len(), "comparison_ms": report.comparison_ms }),
+                serde_json::json!({
+                    "tables": report.tables.len(),
+                    "comparison_ms": report.comparison_ms,
+                    "assertions": report.assertions,
+                    "reached": report.reached,
+                    "recovery": report.recovery,
+                }),
             ),
             Err(error) if error.kind() == dm_core::ErrorKind::CheckFailed => {
                 (false, None, serde_json::json!({ "error": error.to_string() }))
@@ -140,7 +227,7 @@ impl DataManager {
             backup_id: plan.backup.id,
             target: plan.backup.target.clone(),
             at: ctx.now(),
-            kind: ProofKind::Restore,
+            kind: if plan.options.rehearse { ProofKind::Drill } else { ProofKind::Restore },
             ok,
             restore_time_ms,
             results,
@@ -148,29 +235,72 @@ impl DataManager {
         self.state(ctx).await?.store.record_proof(&proof).await
     }
 
-    fn destination(&self, options: &RestoreOptions) -> Result<(Arc<dyn Engine>, Destination)> {
+    /// Whose backups are meant: of the target that was named, or of the engine in the mode that suits the request.
+    async fn restore_target(&self, ctx: &OpContext, options: &RestoreOptions) -> Result<TargetName> {
+        if let Some(target) = &options.target {
+            return Ok(target.clone());
+        }
+        let engine = self.engine(options.engine.as_ref())?;
+        let rows = !options.tables.is_empty() || options.tenant.is_some();
+        if options.mode.is_some() || rows || engine.log().is_none() {
+            return self.target_of(engine.as_ref(), options.mode);
+        }
+        // A point of the log, and a folder to restore into, are of the whole server's files, where there are backups of them.
+        let to_folder = options.to.as_ref().is_some_and(|to| to.contains('/') && !to.contains("://"));
+        if to_folder || options.until != RecoveryPoint::Backup {
+            let cluster = self.target_of(engine.as_ref(), Some(BackupMode::Physical))?;
+            let listing = self.backups(ctx).await?.list(ctx, Some(&cluster)).await?;
+            if listing.backups.iter().any(|b| !b.deleting) {
+                return Ok(cluster);
+            }
+        }
+        self.target_of(engine.as_ref(), None)
+    }
+
+    fn destination(
+        &self,
+        options: &RestoreOptions,
+        target: &TargetName,
+    ) -> Result<(Arc<dyn Engine>, Destination)> {
+        let named = options.engine.as_ref().or_else(|| self.engine_of(target));
         let Some(to) = &options.to else {
             let destination = if options.in_place { Destination::InPlace } else { Destination::New(None) };
-            return Ok((self.engine(options.engine.as_ref())?, destination));
+            return Ok((self.engine(named)?, destination));
         };
         let (other, destination) = engines::destination(to)?;
         let engine = match other {
             Some(mut other) => {
                 // The other server is talked to with the client tools of the engine whose backup it is.
-                let own = self.engine(options.engine.as_ref()).ok();
+                let own = self.engine(named).ok();
                 other.bin_dir = own.and_then(|e| self.config.engines.get(e.id())?.bin_dir.clone());
                 engines::open(&EngineId::new("restore-target")?, &other)?
             }
-            None => self.engine(options.engine.as_ref())?,
+            None => self.engine(named)?,
         };
         Ok((engine, destination))
     }
 }
 
 /// `latest`, an id, or the beginning of one.
-pub(crate) fn selector(target: &TargetName, which: &str, verified_only: bool) -> Result<Selector> {
+pub(crate) fn selector(
+    target: &TargetName,
+    which: &str,
+    verified_only: bool,
+    mode: Option<BackupMode>,
+) -> Result<Selector> {
     if which.is_empty() || which == "latest" {
-        return Ok(Selector::Latest { target: target.clone(), verified_only });
+        return Ok(Selector::Latest { target: target.clone(), verified_only, mode });
     }
     Ok(Selector::Id { target: None, id: which.parse()? })
+}
+
+pub(crate) fn with_timeline(
+    settings: &BTreeMap<String, String>,
+    timeline: Option<&str>,
+) -> BTreeMap<String, String> {
+    let mut settings = settings.clone();
+    if let Some(timeline) = timeline {
+        settings.insert(TIMELINE.to_owned(), timeline.to_owned());
+    }
+    settings
 }

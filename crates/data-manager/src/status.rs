@@ -3,7 +3,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use dm_backup::BackupRow;
 use dm_core::{Action, ErrorKind, Finding, OpContext, Result, TargetName};
-use dm_store::RecoveryProof;
+use dm_store::{ProofKind, RecoveryProof};
 use serde::Serialize;
 
 use crate::DataManager;
@@ -13,6 +13,9 @@ const STATUS: Action = Action::read("system", "status");
 
 /// Backups older than this are stale; twice the default schedule's day.
 const STALE_AFTER: TimeDelta = TimeDelta::hours(48);
+
+/// A proof of restore older than this no longer counts.
+const PROOF_AGE: TimeDelta = TimeDelta::days(30);
 
 /// The answer in a word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -43,8 +46,16 @@ pub struct TargetStatus {
     pub last_backup: Option<BackupRow>,
     /// The newest verification that found its backup sound.
     pub last_verified_at: Option<DateTime<Utc>>,
-    /// The newest proof of restore.
+    /// The newest proof of any kind.
     pub last_proof: Option<RecoveryProof>,
+    /// The newest drill, whether it held or not.
+    pub last_drill: Option<RecoveryProof>,
+    /// The newest restore or drill that held.
+    pub last_good_proof: Option<RecoveryProof>,
+    /// How old that is, in seconds.
+    pub proof_age_s: Option<u64>,
+    /// Whether it is older than the configuration allows.
+    pub proof_is_stale: bool,
 }
 
 /// The page.
@@ -86,23 +97,55 @@ impl DataManager {
         names.dedup();
         let mut targets = Vec::with_capacity(names.len());
         for target in names {
-            let last_proof = self.state(ctx).await?.store.last_proof(&target).await?;
+            let proofs = self.proofs(ctx, &target).await?;
             let of: Vec<&BackupRow> = rows.iter().filter(|r| r.target == target).collect();
-            targets.push(judge(target, &of, last_proof, ctx.now()));
+            targets.push(judge(target, &of, proofs, PROOF_AGE, ctx.now()));
         }
         let worst = targets.iter().map(|t| t.verdict).max().unwrap_or(Verdict::Unprotected);
         let verdict = if problems.is_empty() { worst } else { worst.max(Verdict::AtRisk) };
         Ok(StatusReport { verdict, targets, problems, at: ctx.now() })
     }
+
+    async fn proofs(&self, ctx: &OpContext, target: &TargetName) -> Result<Proofs> {
+        let store = &self.state(ctx).await?.store;
+        let last = store.last_proof(target).await?;
+        let drills = store.proofs(target, Some(ProofKind::Drill), LOOKED_BACK).await?;
+        let restores = store.proofs(target, Some(ProofKind::Restore), LOOKED_BACK).await?;
+        let newest = |a: Option<RecoveryProof>, b: Option<RecoveryProof>| match (a, b) {
+            (Some(a), Some(b)) => Some(if b.at > a.at { b } else { a }),
+            (a, b) => a.or(b),
+        };
+        let good = |proofs: &[RecoveryProof]| proofs.iter().find(|p| p.ok).cloned();
+        Ok(Proofs {
+            last,
+            last_good: newest(good(&drills), good(&restores)),
+            last_restored: newest(drills.first().cloned(), restores.first().cloned()),
+            last_drill: drills.into_iter().next(),
+        })
+    }
+}
+
+/// So many proofs of a kind are looked through for one that held.
+const LOOKED_BACK: u32 = 100;
+
+/// What is known of a target's restores.
+struct Proofs {
+    last: Option<RecoveryProof>,
+    last_drill: Option<RecoveryProof>,
+    last_restored: Option<RecoveryProof>,
+    last_good: Option<RecoveryProof>,
 }
 
 fn judge(
     target: TargetName,
     rows: &[&BackupRow],
-    last_proof: Option<RecoveryProof>,
+    proofs: Proofs,
+    max_age: TimeDelta,
     now: DateTime<Utc>,
 ) -> TargetStatus {
     use dm_backup::keep::Soundness;
+    let age = proofs.last_good.as_ref().map(|p| now - p.at);
+    let stale = age.is_some_and(|age| age > max_age);
     let last = rows.iter().max_by_key(|r| r.consistent_at).copied();
     let mut reasons = Vec::new();
     let verdict = match last {
@@ -118,17 +161,26 @@ fn judge(
             if last.proof == Soundness::Damaged {
                 reasons.push("the last backup was found damaged: take a full one now".to_owned());
             }
-            if last_proof.as_ref().is_some_and(|p| !p.ok) {
-                reasons.push("the last restore was not equal to its backup".to_owned());
+            match &proofs.last_restored {
+                Some(p) if !p.ok && p.kind == ProofKind::Drill => {
+                    reasons.push(format!("the last drill failed: {}", failure_of(p)));
+                }
+                Some(p) if !p.ok => reasons.push("the last restore was not equal to its backup".to_owned()),
+                _ => {}
             }
             if !reasons.is_empty() {
                 Verdict::AtRisk
-            } else if last_proof.is_some() {
+            } else if let (Some(age), true) = (age, stale) {
+                reasons.push(format!(
+                    "the last proof of a restore is {} days old: run \"dm backup drill\"",
+                    age.num_days()
+                ));
+                Verdict::Protected
+            } else if proofs.last_good.is_some() {
                 Verdict::Proven
             } else {
-                reasons.push(
-                    "no backup has been restored and compared yet: run \"dm restore latest\"".to_owned(),
-                );
+                reasons
+                    .push("no backup has been restored and compared yet: run \"dm backup drill\"".to_owned());
                 Verdict::Protected
             }
         }
@@ -144,6 +196,16 @@ fn judge(
             .filter(|r| r.proof == Soundness::Verified)
             .filter_map(|r| r.verified_at)
             .max(),
-        last_proof,
+        last_proof: proofs.last,
+        last_drill: proofs.last_drill,
+        proof_age_s: age.map(|age| u64::try_from(age.num_seconds()).unwrap_or(0)),
+        proof_is_stale: stale,
+        last_good_proof: proofs.last_good,
     }
+}
+
+/// What a failed drill recorded, in a few words.
+fn failure_of(proof: &RecoveryProof) -> String {
+    let text = |pointer: &str| proof.results.pointer(pointer).and_then(|v| v.as_str());
+    text("/failure/message").or_else(|| text("/complaint")).unwrap_or("it says not why").to_owned()
 }

@@ -21,6 +21,18 @@ use tokio::io::{AsyncSeekExt, AsyncWriteExt};
 use self::files::FilePlan;
 use crate::{BackupService, Selector, pool};
 
+/// The form of an export.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExportFormat {
+    /// One file for each file and each table of the backup.
+    #[default]
+    Files,
+    /// `base.tar`, one `<oid>.tar` for each tablespace and `pg_wal.tar`, as `pg_basebackup -Ft` makes them: of a backup of
+    /// a cluster's files.
+    BaseTar,
+}
+
 /// A file of an export.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExportedFile {
@@ -74,10 +86,16 @@ impl BackupService {
         ctx: &OpContext,
         selector: &Selector,
         folder: &Path,
+        format: ExportFormat,
         jobs: usize,
     ) -> Result<ExportReport> {
         let work = async {
             let backup = self.select(ctx, selector).await?;
+            if format == ExportFormat::BaseTar {
+                return Err(Error::unsupported("this backup is not one of a cluster's files")
+                    .about(backup.id.to_string())
+                    .with_hint("export it as files"));
+            }
             let made = make_folder(folder).await?;
             let reader = self.repository.read(ctx, &backup).await?;
             let written = write_all(ctx, &reader, &backup, folder, jobs).await;

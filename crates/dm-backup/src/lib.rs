@@ -4,7 +4,9 @@
 //! is the business of `dm-repository`. No code here asks which engine it is talking to.
 //!
 //! - [`BackupService::run`] makes a backup; nothing counts until it is committed.
-//! - [`BackupService::plan_restore`] and [`BackupService::apply_restore`] bring one back, sealed until proven.
+//! - [`BackupService::plan_restore`] and [`BackupService::apply_restore`] bring one back, sealed until proven: with the
+//!   application's own [`Hooks`] around it and its own [`Assertion`]s asked before anybody else may connect.
+//! - [`BackupService::drill`] does the same for the proof alone, and removes what it made.
 //! - [`keep`] decides which backups stay; [`BackupService::plan_expire`] shows it, [`BackupService::apply_expire`] does it.
 //! - [`BackupService::list`], [`verify`](BackupService::verify), [`export`](BackupService::export) and the rest are what
 //!   a person asks of a repository.
@@ -13,9 +15,12 @@
 
 pub mod keep;
 
+mod assertions;
 mod delete;
+mod drill;
 mod expire;
 mod export;
+mod hooks;
 mod list;
 mod parent;
 mod pool;
@@ -28,12 +33,15 @@ mod verify;
 
 use dm_repository::Repository;
 
+pub use assertions::{ASSERTION_TIMEOUT, Assertion, AssertionResult, Comparator, Expect};
 pub use delete::{DeleteEntry, DeletePlan};
+pub use drill::{DrillFailure, DrillOptions, DrillReport};
 pub use expire::{Decision, ExpireEntry, ExpirePlan, ExpireReport};
-pub use export::{ExportReport, ExportedFile};
+pub use export::{ExportFormat, ExportReport, ExportedFile};
+pub use hooks::{HOOK_TIMEOUT, Hook, HookCommand, HookFailure, HookPhase, HookReport, Hooks, StartWhen};
 pub use list::{BackupDetails, BackupList, BackupRow, BackupSize, SizeReport, TargetSize};
 pub use preflight::{DiskCheck, FreeSpace, refuse};
-pub use restore::{ApplyOptions, RestorePlan, RestoreReport, Unproven};
+pub use restore::{ApplyOptions, Loss, Recovery, RestorePlan, RestoreReport, Unproven};
 pub use run::{RunOptions, RunReport, Stage, Step};
 pub use select::{BackupPrefix, Selector};
 pub use verify::{VerifiedBackup, VerifyReport, VerifyScope};

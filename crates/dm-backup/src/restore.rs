@@ -1,32 +1,33 @@
-//! Bringing a backup back: plan, fill a sealed place, compare, and only then open it.
+//! Bringing a backup back: plan, fill a sealed place, compare, ask, and only then open it.
 //!
-//! The place stays sealed until the comparison with what the backup recorded went through. Where it did not, the place is
-//! kept sealed for a person to look at, or removed, as asked; it is never opened by itself.
+//! The place stays sealed until the comparison with what the backup recorded went through and the application's own
+//! questions were answered. Where not, the place is kept sealed for a person to look at, or removed, as asked; it is never
+//! opened by itself. Around it all, [`Hooks`] stop and start the application, and the report says what the recovery
+//! cost: the data that is lost (RPO) and the time that it took (RTO).
 
 mod fill;
+pub(crate) mod place;
+pub(crate) mod point;
 mod proof;
+mod recover;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
 
+use chrono::{DateTime, Utc};
 use dm_core::{
-    Comparison, Destination, Effect, Engine, Error, ErrorKind, Finding, Level, OpContext, PlanDigest,
-    Progress, RestoreManifest, RestorePreview, RestoreRequest, RestoreSession, RestoreTarget, Restored,
-    Result, TableComparison, TableFacts, TenantFilter,
+    CheckDepth, ConsistencyPoint, Destination, Engine, Error, Finding, Level, LogReader, OpContext,
+    PlanDigest, RecoveryPoint, RestoreManifest, RestorePreview, RestoreRequest, RestoreTarget, Result,
+    TableComparison, TenantFilter,
 };
-use dm_repository::{BackupHeader, BackupReader};
+use dm_repository::{BackupHeader, BackupReader, Listing};
 use serde::{Deserialize, Serialize};
 
-use self::fill::fill;
-use self::proof::{differences, expected_tables, is_proven};
 use crate::keep::Soundness;
-use crate::preflight::refuse;
 use crate::record::soundness;
-use crate::run::millis;
-use crate::select::find;
-use crate::{BackupService, Selector, pool};
+use crate::run::Step;
+use crate::{Assertion, AssertionResult, BackupService, HookReport, Hooks, Selector};
 
 /// What a restore would do, in full.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -44,13 +45,66 @@ pub struct RestorePlan {
     pub jobs: usize,
     /// Where the engine may put temporary files.
     pub scratch_dir: Option<PathBuf>,
+    /// How far the log is replayed on top of the backup.
+    #[serde(default)]
+    pub until: RecoveryPoint,
+    /// Whether the point itself is left out.
+    #[serde(default)]
+    pub exclusive: bool,
+    /// Whether what stands at the destination and matches is kept.
+    #[serde(default)]
+    pub delta: bool,
+    /// How much the comparison looks at.
+    #[serde(default)]
+    pub checks: CheckDepth,
+    /// What only the engine understands.
+    #[serde(default)]
+    pub settings: BTreeMap<String, String>,
+    /// What would be lost.
+    pub loss: Loss,
     /// What the engine says would happen.
     pub preview: RestorePreview,
     /// Digest of what the plan rests on.
     pub digest: PlanDigest,
 }
 
-/// What to do with a restored place whose content is not what the backup recorded.
+impl RestorePlan {
+    /// The plan as the request that it was made of, but for the log and the key of digests.
+    pub(crate) fn request(&self) -> RestoreRequest {
+        RestoreRequest {
+            tables: self.tables.clone(),
+            tenant: self.tenant.clone(),
+            jobs: self.jobs,
+            scratch_dir: self.scratch_dir.clone(),
+            until: self.until.clone(),
+            exclusive: self.exclusive,
+            delta: self.delta,
+            checks: self.checks,
+            settings: self.settings.clone(),
+            ..RestoreRequest::to(self.destination.clone())
+        }
+    }
+}
+
+/// What a recovery loses: everything that was committed after the last point that is in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loss {
+    /// The last point that will be in.
+    pub from: DateTime<Utc>,
+    /// Up to when there may have been something: the failure, or now.
+    pub to: DateTime<Utc>,
+    /// The time between, in milliseconds; 0 when there is none.
+    pub lost_ms: u64,
+}
+
+impl Loss {
+    fn between(from: DateTime<Utc>, to: DateTime<Utc>) -> Self {
+        Self { from, to, lost_ms: u64::try_from((to - from).num_milliseconds()).unwrap_or(0) }
+    }
+}
+
+/// What to do with a restored place whose content is not what the backup recorded, or that answers the application's
+/// own questions wrongly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Unproven {
@@ -64,12 +118,35 @@ pub enum Unproven {
 }
 
 /// How to apply a plan.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ApplyOptions {
     /// What to do when the proof fails.
     pub unproven: Unproven,
-    /// Does and compares everything, then takes it back: nothing is released. The report says what would have changed.
+    /// Does and compares everything, then takes it back: nothing is released, and no hook is run. The report says what
+    /// would have changed.
     pub rehearse: bool,
+    /// Leaves the proven place sealed as well, to be opened by [`RestoreTarget::release_sealed`].
+    pub keep_sealed: bool,
+    /// The application's own questions, asked before the release.
+    pub assertions: Vec<Assertion>,
+    /// The commands that stop and start the application.
+    pub hooks: Hooks,
+    /// When the failure happened that is recovered from; the beginning of the recovery when `None`.
+    pub failed_at: Option<DateTime<Utc>>,
+}
+
+/// What a recovery cost, measured.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recovery {
+    /// When it began: before the application was stopped.
+    pub began_at: DateTime<Utc>,
+    /// When it was over: after the application was started.
+    pub ended_at: DateTime<Utc>,
+    /// The recovery point: from the last point that is in to the failure.
+    pub loss: Loss,
+    /// The recovery time: from the stop to the start, in milliseconds.
+    pub rto_ms: u64,
 }
 
 /// What a restore did.
@@ -77,6 +154,11 @@ pub struct ApplyOptions {
 pub struct RestoreReport {
     /// The backup.
     pub backup: BackupHeader,
+    /// How far the log was to be replayed.
+    #[serde(default)]
+    pub until: RecoveryPoint,
+    /// The last point that is in.
+    pub reached: ConsistencyPoint,
     /// Where it is now.
     pub location: String,
     /// Where what stood there before was kept, if anything.
@@ -85,6 +167,9 @@ pub struct RestoreReport {
     pub tables: Vec<TableComparison>,
     /// The engine's own checks.
     pub checks: Vec<Finding>,
+    /// The application's own questions.
+    #[serde(default)]
+    pub assertions: Vec<AssertionResult>,
     /// Whether everything agrees.
     pub equal: bool,
     /// How long the comparison took, in milliseconds.
@@ -95,8 +180,20 @@ pub struct RestoreReport {
     pub bytes: u64,
     /// Bytes a second, comparison apart.
     pub bytes_per_second: u64,
-    /// Whether the place is open to others; a rehearsal took it back.
+    /// Whether the place is open to others. Otherwise `location` is the name under which it can be released; a rehearsal
+    /// took it back.
     pub released: bool,
+    /// What was run around it.
+    #[serde(default)]
+    pub hooks: Vec<HookReport>,
+    /// What it cost.
+    pub recovery: Recovery,
+    /// The steps in order.
+    #[serde(default)]
+    pub steps: Vec<Step>,
+    /// What a person has to do next.
+    #[serde(default)]
+    pub notes: Vec<String>,
     /// What a person should know.
     pub warnings: Vec<String>,
 }
@@ -110,6 +207,11 @@ struct Basis<'a> {
     tables: &'a [String],
     tenant: Option<&'a TenantFilter>,
     jobs: usize,
+    until: &'a RecoveryPoint,
+    exclusive: bool,
+    delta: bool,
+    checks: CheckDepth,
+    settings: &'a BTreeMap<String, String>,
     location: &'a str,
     consequences: &'a [String],
     members: &'a [usize],
@@ -129,6 +231,11 @@ fn digest_of(
         tables: &request.tables,
         tenant: request.tenant.as_ref(),
         jobs: request.jobs,
+        until: &request.until,
+        exclusive: request.exclusive,
+        delta: request.delta,
+        checks: request.checks,
+        settings: &request.settings,
         location: &preview.location,
         consequences: &preview.consequences,
         members: &preview.members,
@@ -137,7 +244,7 @@ fn digest_of(
     })
 }
 
-fn target_of(engine: &dyn Engine) -> Result<Arc<dyn RestoreTarget>> {
+pub(crate) fn target_of(engine: &dyn Engine) -> Result<Arc<dyn RestoreTarget>> {
     engine.restore().ok_or_else(|| {
         Error::unsupported(format!("{} databases cannot be restored into", engine.kind()))
             .on_engine(engine.kind())
@@ -147,8 +254,12 @@ fn target_of(engine: &dyn Engine) -> Result<Arc<dyn RestoreTarget>> {
 impl BackupService {
     /// Says what a restore would do. Reads only. Findings of level `Error` in the preview make the apply refuse.
     ///
+    /// `latest` with a point in time means the newest backup from which the log leads there. Where there is no log, the
+    /// points are the backups themselves: an instant means the newest one at or before it, and the plan says so.
+    ///
     /// # Errors
-    /// `NotFound`, `Invalid` (the selector), `Unsupported` (another engine's backup), `Unreachable`, `Denied`, `Corrupt`.
+    /// `NotFound`, `Invalid` (the selector, a point before the backup), `Unsupported` (another engine's backup, a point that
+    /// nothing leads to), `Unreachable`, `Denied`, `Corrupt`.
     pub async fn plan_restore(
         &self,
         ctx: &OpContext,
@@ -159,46 +270,92 @@ impl BackupService {
         let plan = async {
             let target = target_of(engine)?;
             let listing = ctx.run(self.repository.list(ctx, selector.target())).await?;
-            let backup = find(&listing, selector)?;
-            let reader = self.repository.read(ctx, &backup).await?;
-            let looked = look(ctx, target.as_ref(), &reader, request).await;
-            close(reader).await;
-            let mut preview = looked?.preview;
-            let digest = digest_of(&backup, request, &preview)?;
-            if soundness(&listing, backup.id) == Soundness::Damaged {
-                preview.findings.push(
-                    Finding::new(
-                        Level::Warning,
-                        "verification",
-                        "the last verification found this backup damaged",
-                    )
-                    .with_mend("choose another one: the list says which were verified"),
-                );
-            }
-            Ok(RestorePlan {
-                backup,
-                destination: request.destination.clone(),
-                tables: request.tables.clone(),
-                tenant: request.tenant.clone(),
-                jobs: request.jobs,
-                scratch_dir: request.scratch_dir.clone(),
-                preview,
-                digest,
-            })
+            let prefer = point::preference(request);
+            let choice = point::choose(&listing, selector, request, engine.log().is_some(), prefer)?;
+            self.plan_first(ctx, target.as_ref(), &listing, choice, request).await
         };
-        plan.await.map_err(|e: Error| e.in_operation("restore plan"))
+        Box::pin(plan).await.map_err(|e: Error| e.in_operation("restore plan"))
     }
 
-    /// Does what a plan says.
+    /// The plan with the first of the chosen backups from which the engine gets to the point; where there is none, the
+    /// plan with the first, which says why not.
+    async fn plan_first(
+        &self,
+        ctx: &OpContext,
+        target: &dyn RestoreTarget,
+        listing: &Listing,
+        choice: point::Choice,
+        request: &RestoreRequest,
+    ) -> Result<RestorePlan> {
+        let asked = RestoreRequest { until: choice.until, ..request.clone() };
+        let mut first = None;
+        for backup in choice.backups {
+            let mut plan = self.plan_with(ctx, target, listing, backup, &asked).await?;
+            plan.preview.findings.extend(choice.findings.iter().cloned());
+            if !point::is_unreachable(&plan.preview) {
+                return Ok(plan);
+            }
+            first.get_or_insert(plan);
+        }
+        first.ok_or_else(|| Error::internal("a backup was chosen and is not there"))
+    }
+
+    /// The plan with one certain backup.
+    pub(crate) async fn plan_with(
+        &self,
+        ctx: &OpContext,
+        target: &dyn RestoreTarget,
+        listing: &Listing,
+        backup: BackupHeader,
+        request: &RestoreRequest,
+    ) -> Result<RestorePlan> {
+        let log = self.log_for(ctx, &backup, &request.until).await?;
+        let request = RestoreRequest { log, ..request.clone() };
+        let reader = self.repository.read(ctx, &backup).await?;
+        let looked = look(ctx, target, &reader, &request).await;
+        close(reader).await;
+        let mut preview = looked?.preview;
+        let digest = digest_of(&backup, &request, &preview)?;
+        if soundness(listing, backup.id) == Soundness::Damaged {
+            preview.findings.push(
+                Finding::new(
+                    Level::Warning,
+                    "verification",
+                    "the last verification found this backup damaged",
+                )
+                .with_mend("choose another one: the list says which were verified"),
+            );
+        }
+        let loss = Loss::between(point::last_point(&backup, &request, &preview, ctx.now()).at, ctx.now());
+        Ok(RestorePlan {
+            backup,
+            destination: request.destination,
+            tables: request.tables,
+            tenant: request.tenant,
+            jobs: request.jobs,
+            scratch_dir: request.scratch_dir,
+            until: request.until,
+            exclusive: request.exclusive,
+            delta: request.delta,
+            checks: request.checks,
+            settings: request.settings,
+            loss,
+            preview,
+            digest,
+        })
+    }
+
+    /// Does what a plan says: stops the application, restores, compares, asks, releases, starts the application.
     ///
     /// # Errors
-    /// - `Conflict`: the plan went stale. Nothing was changed.
-    /// - `CheckFailed`: what stands there is not what the backup recorded. The sealed place was kept (effect `Partial`) or
-    ///   removed (effect `None`), as asked.
+    /// - `Conflict`: the plan went stale. Nothing was changed, nothing was run.
+    /// - `CheckFailed`: what stands there is not what the backup recorded, or answers wrongly. The sealed place was kept
+    ///   (effect `Partial`) or removed (effect `None`), as asked. Or a hook failed: the message says which.
     /// - `Interrupted`, `Corrupt`, `Exhausted` ...: the sealed place was removed (effect `None`), or the hint names what is left.
     ///
     /// # Cancellation
-    /// Cancel through the context: the sealed place is then removed. Dropping the future leaves it behind, sealed.
+    /// Cancel through the context: the sealed place is then removed, and the application started where that was asked for
+    /// always. Dropping the future leaves the place behind, sealed, and the application as it was.
     pub async fn apply_restore(
         &self,
         ctx: &OpContext,
@@ -208,31 +365,53 @@ impl BackupService {
     ) -> Result<RestoreReport> {
         let report = async {
             ctx.check()?;
+            if !options.assertions.is_empty() && plan.checks == CheckDepth::None {
+                return Err(Error::invalid("checks of your own need a restore that is started")
+                    .with_hint("leave the checks at standard, or leave your own out"));
+            }
+            if options.rehearse && options.keep_sealed {
+                return Err(Error::invalid(
+                    "a rehearsal takes everything back: there is nothing to keep sealed",
+                )
+                .with_hint("ask for the one or the other"));
+            }
             let target = target_of(engine)?;
             let backup = self.repository.header(ctx, &plan.backup.target, plan.backup.id).await?;
+            let log = self.log_for(ctx, &backup, &plan.until).await?;
             let reader = self.repository.read(ctx, &backup).await?;
-            let report = restore(ctx, target.as_ref(), &reader, &backup, plan, options).await;
+            let report = recover::recover(ctx, target.as_ref(), &reader, &backup, log, plan, &options).await;
             close(reader).await;
             report
         };
-        report.await.map_err(|e: Error| e.in_operation("restore").on_engine(engine.kind()))
+        Box::pin(report).await.map_err(|e: Error| e.in_operation("restore").on_engine(engine.kind()))
+    }
+
+    /// The log that leads from a backup on; `None` where nothing of it is asked for, or none was shipped.
+    pub(crate) async fn log_for(
+        &self,
+        _ctx: &OpContext,
+        _backup: &BackupHeader,
+        _until: &RecoveryPoint,
+    ) -> Result<Option<Arc<dyn LogReader>>> {
+        Ok(None)
     }
 }
 
 /// Ends the reader's lease. A lease that could not be ended runs out by itself.
-async fn close(reader: BackupReader) {
+pub(crate) async fn close(reader: BackupReader) {
     if let Err(error) = reader.close().await {
         tracing::warn!(%error, "the reader's lease could not be ended; it runs out by itself");
     }
 }
 
-struct Looked {
-    request: RestoreRequest,
-    manifest: RestoreManifest,
-    preview: RestorePreview,
+/// A backup, and what the engine says of bringing it back.
+pub(crate) struct Looked {
+    pub(crate) request: RestoreRequest,
+    pub(crate) manifest: RestoreManifest,
+    pub(crate) preview: RestorePreview,
 }
 
-async fn look(
+pub(crate) async fn look(
     ctx: &OpContext,
     target: &dyn RestoreTarget,
     reader: &BackupReader,
@@ -244,131 +423,4 @@ async fn look(
     let request = RestoreRequest { digest_key: reader.digest_key(), ..request.clone() };
     let preview = ctx.run(target.preview(ctx, &request, &manifest)).await?;
     Ok(Looked { request, manifest, preview })
-}
-
-/// From the second look to the release.
-async fn restore(
-    ctx: &OpContext,
-    target: &dyn RestoreTarget,
-    reader: &BackupReader,
-    backup: &BackupHeader,
-    plan: &RestorePlan,
-    options: ApplyOptions,
-) -> Result<RestoreReport> {
-    let began = Instant::now();
-    let asked = RestoreRequest {
-        tables: plan.tables.clone(),
-        tenant: plan.tenant.clone(),
-        jobs: plan.jobs,
-        digest_key: reader.digest_key(),
-        scratch_dir: plan.scratch_dir.clone(),
-        ..RestoreRequest::to(plan.destination.clone())
-    };
-    let Looked { request, manifest, preview } = look(ctx, target, reader, &asked).await?;
-    plan.digest.require(&digest_of(backup, &asked, &preview)?)?;
-    refuse(&preview.findings, "the restore")?;
-    let expected = expected_tables(&manifest, &preview, &request);
-
-    // Not raced with the cancellation: whoever drops a half-made place cannot remove it.
-    let session: Arc<Box<dyn RestoreSession>> =
-        Arc::new(target.open(ctx, &request, &manifest, &plan.preview).await?);
-    let place =
-        session.location().unwrap_or_else(|| format!("the sealed place of {}", plan.preview.location));
-    let bytes = Arc::new(AtomicU64::new(0));
-    let filled = fill(ctx, reader, &session, &manifest, &plan.preview, request.jobs, &bytes).await;
-    let filled_in = began.elapsed();
-    let compared = match filled {
-        Ok(()) => compare(ctx, session.as_ref().as_ref(), &expected).await,
-        Err(error) => Err(error),
-    };
-    let session = Arc::try_unwrap(session).map_err(|_| {
-        Error::internal("a task of the restore outlived it")
-            .with_effect(Effect::Partial)
-            .with_hint(format!("what is left is sealed: {place}"))
-    })?;
-    let comparison_ms = millis(began.elapsed().saturating_sub(filled_in));
-    let comparison = match compared {
-        Ok(comparison) => comparison,
-        Err(error) => return Err(discard(ctx, session, &place, error).await),
-    };
-    let equal = is_proven(&comparison, &expected);
-    if !equal && options.unproven != Unproven::Release {
-        let error = Error::new(ErrorKind::CheckFailed, differences(&comparison, &expected));
-        return Err(if options.unproven == Unproven::Discard {
-            discard(ctx, session, &place, error).await
-        } else {
-            // Dropping the session leaves the place as it is.
-            error.with_effect(Effect::Partial).about(&place).with_hint(
-                "it is kept sealed for you to look at; remove it by hand, or restore again and release what differs",
-            )
-        });
-    }
-    if let Err(error) = ctx.check() {
-        return Err(discard(ctx, session, &place, error).await);
-    }
-    let (restored, released) = if options.rehearse {
-        session
-            .discard(&pool::cleanup(ctx))
-            .await
-            .map_err(|e| e.with_effect(Effect::Partial).about(&place))?;
-        (Restored { location: plan.preview.location.clone(), ..Restored::default() }, false)
-    } else {
-        (release(ctx, session, &place).await?, true)
-    };
-    tracing::info!(backup = %backup.id, location = %restored.location, equal, released, "restored");
-    let bytes = bytes.load(Ordering::Relaxed);
-    let mut warnings = reader.warnings().to_vec();
-    if expected.is_empty() && comparison.tables.is_empty() {
-        warnings.push(
-            "the backup recorded no facts of tables: only the engine's own checks were made".to_owned(),
-        );
-    }
-    Ok(RestoreReport {
-        backup: backup.clone(),
-        location: restored.location,
-        previous: restored.previous,
-        tables: comparison.tables,
-        checks: comparison.checks,
-        equal,
-        comparison_ms,
-        duration_ms: millis(began.elapsed()),
-        bytes,
-        bytes_per_second: bytes.saturating_mul(1000) / millis(filled_in).max(1),
-        released,
-        warnings,
-    })
-}
-
-async fn release(ctx: &OpContext, session: Box<dyn RestoreSession>, place: &str) -> Result<Restored> {
-    session.release(ctx).await.map_err(|e| {
-        let effect = if e.effect() == Effect::None { Effect::Partial } else { e.effect() };
-        let error = e.with_effect(effect);
-        if error.hint().is_some() {
-            error
-        } else {
-            error.with_hint(format!("the restored data is sealed: {place}"))
-        }
-    })
-}
-
-async fn compare(
-    ctx: &OpContext,
-    session: &dyn RestoreSession,
-    expected: &[TableFacts],
-) -> Result<Comparison> {
-    ctx.progress(Progress::Phase { name: "comparing", total_bytes: None });
-    ctx.run(session.compare(ctx, expected)).await
-}
-
-/// Removes the sealed place, and gives back the error that led here, with what is left if that failed.
-async fn discard(ctx: &OpContext, session: Box<dyn RestoreSession>, place: &str, error: Error) -> Error {
-    match session.discard(&pool::cleanup(ctx)).await {
-        Ok(()) => error.with_effect(Effect::None),
-        Err(second) => {
-            tracing::warn!(place, error = %second, "the sealed place could not be removed");
-            let hint = format!("what is left is sealed and must be removed by hand: {place} ({second})");
-            let hint = error.hint().map_or_else(|| hint.clone(), |first| format!("{first}; {hint}"));
-            error.with_effect(Effect::Partial).with_hint(hint)
-        }
-    }
 }

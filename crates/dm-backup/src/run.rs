@@ -108,13 +108,21 @@ pub struct RunReport {
 }
 
 /// Times the steps.
-struct Steps {
+pub(crate) struct Steps {
     began: Instant,
-    done: Vec<Step>,
+    pub(crate) done: Vec<Step>,
 }
 
 impl Steps {
-    async fn time<T>(&mut self, stage: Stage, name: &str, work: impl Future<Output = T>) -> T {
+    pub(crate) fn begin() -> Self {
+        Self { began: Instant::now(), done: Vec::new() }
+    }
+
+    pub(crate) fn elapsed_ms(&self) -> u64 {
+        millis(self.began.elapsed())
+    }
+
+    pub(crate) async fn time<T>(&mut self, stage: Stage, name: &str, work: impl Future<Output = T>) -> T {
         let began = Instant::now();
         let result = work.await;
         let step = Step { stage, name: name.to_owned(), duration_ms: millis(began.elapsed()) };
@@ -159,7 +167,7 @@ impl BackupService {
         engine: &dyn Engine,
         mut options: RunOptions,
     ) -> Result<RunReport> {
-        let mut steps = Steps { began: Instant::now(), done: Vec::new() };
+        let mut steps = Steps::begin();
         ctx.check()?;
         if let Some(tenant) = &options.request.tenant {
             options.target = tenant.target(&options.target, self.repository.id())?;
@@ -209,7 +217,7 @@ impl BackupService {
             stored_bytes: backup.sizes.stored,
             reused_bytes,
             backup,
-            duration_ms: millis(steps.began.elapsed()),
+            duration_ms: steps.elapsed_ms(),
             warnings,
             findings: look.findings,
             verification,

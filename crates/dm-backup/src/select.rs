@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use dm_core::{Error, OpContext, Result, TargetName};
+use dm_core::{BackupMode, Error, OpContext, Result, TargetName};
 use dm_repository::{BackupHeader, Listing};
 use serde::{Deserialize, Serialize};
 
@@ -66,6 +66,8 @@ pub enum Selector {
         target: TargetName,
         /// Only one that a verification found sound.
         verified_only: bool,
+        /// Only one of rows, or only one of files; a restore takes the one that suits it when `None`.
+        mode: Option<BackupMode>,
     },
     /// By id.
     Id {
@@ -80,7 +82,7 @@ impl Selector {
     /// The newest complete backup of a target, verified or not.
     #[must_use]
     pub fn latest(target: TargetName) -> Self {
-        Self::Latest { target, verified_only: false }
+        Self::Latest { target, verified_only: false, mode: None }
     }
 
     /// By full id.
@@ -113,7 +115,7 @@ impl BackupService {
 
 pub(crate) fn find(listing: &Listing, selector: &Selector) -> Result<BackupHeader> {
     match selector {
-        Selector::Latest { target, verified_only } => latest(listing, target, *verified_only),
+        Selector::Latest { target, verified_only, mode } => latest(listing, target, *verified_only, *mode),
         Selector::Id { target, id } => {
             let fits = |h: &&BackupHeader| {
                 target.as_ref().is_none_or(|t| *t == h.target) && h.id.to_string().starts_with(&id.0)
@@ -138,19 +140,49 @@ pub(crate) fn find(listing: &Listing, selector: &Selector) -> Result<BackupHeade
     }
 }
 
-fn latest(listing: &Listing, target: &TargetName, verified_only: bool) -> Result<BackupHeader> {
-    let mut newest_first = of_target(listing, target).rev();
-    let found = newest_first.find(|h| !verified_only || soundness(listing, h.id) == Soundness::Verified);
-    found.cloned().ok_or_else(|| {
-        let unverified = verified_only && of_target(listing, target).next().is_some();
-        let message = if unverified { "no backup was verified" } else { "there is no backup" };
-        let error = absent(listing, Some(target), message.to_owned());
-        if unverified {
-            error.with_hint("run a verification, or ask for the latest one without it")
-        } else {
-            error
+fn latest(
+    listing: &Listing,
+    target: &TargetName,
+    verified_only: bool,
+    mode: Option<BackupMode>,
+) -> Result<BackupHeader> {
+    let found = newest_first(listing, target, verified_only, mode).next().cloned();
+    found.ok_or_else(|| none(listing, target, verified_only, mode))
+}
+
+/// The backups of a target that `latest` may mean, the newest first.
+pub(crate) fn newest_first<'a>(
+    listing: &'a Listing,
+    target: &'a TargetName,
+    verified_only: bool,
+    mode: Option<BackupMode>,
+) -> impl Iterator<Item = &'a BackupHeader> {
+    of_target(listing, target)
+        .rev()
+        .filter(move |h| mode.is_none_or(|mode| mode == h.mode))
+        .filter(move |h| !verified_only || soundness(listing, h.id) == Soundness::Verified)
+}
+
+/// The error where `latest` means nothing.
+pub(crate) fn none(
+    listing: &Listing,
+    target: &TargetName,
+    verified_only: bool,
+    mode: Option<BackupMode>,
+) -> Error {
+    let word = mode.map_or_else(String::new, |mode| format!("{mode} "));
+    let unverified = verified_only && newest_first(listing, target, false, mode).next().is_some();
+    if unverified {
+        return absent(listing, Some(target), format!("no {word}backup was verified"))
+            .with_hint("run a verification, or ask for the latest one without it");
+    }
+    let error = absent(listing, Some(target), format!("there is no {word}backup"));
+    match mode {
+        Some(mode) if of_target(listing, target).next().is_some() => {
+            error.with_hint(format!("the backups there are are not {mode}: leave the mode out, or take one"))
         }
-    })
+        _ => error,
+    }
 }
 
 /// Not found, with what the reader may take it for: something is there but cannot be read.

@@ -26,6 +26,24 @@ pub struct LogPosition {
     pub offset: u64,
 }
 
+impl LogPosition {
+    /// The offset that a text means: `16/B374D848` (hexadecimal, high and low half, as it is shown) or a decimal number.
+    #[must_use]
+    pub fn parse_offset(text: &str) -> Option<u64> {
+        match text.trim().split_once('/') {
+            Some((high, low)) => {
+                let half = |digits: &str| {
+                    let good =
+                        (1..=8).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_hexdigit());
+                    good.then(|| u64::from_str_radix(digits, 16).ok()).flatten()
+                };
+                Some(half(high)? << 32 | half(low)?)
+            }
+            None => text.trim().parse().ok(),
+        }
+    }
+}
+
 impl fmt::Display for LogPosition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{:X}/{:X}", self.timeline, self.offset >> 32, self.offset & 0xFFFF_FFFF)
@@ -287,4 +305,21 @@ pub trait LogReader: Send + Sync + fmt::Debug {
     /// # Errors
     /// `NotFound` when it does not; as items of the stream: `Corrupt`, `Denied`, `Unreachable`.
     fn read(&self, ctx: &OpContext, timeline: u32, range: Range<u64>) -> BoxStream<'static, Result<Bytes>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offsets_are_read_as_they_are_shown() {
+        let position = LogPosition { timeline: 3, offset: 0x16_B374_D848 };
+        assert_eq!(position.to_string(), "3:16/B374D848");
+        assert_eq!(LogPosition::parse_offset("16/B374D848"), Some(position.offset));
+        assert_eq!(LogPosition::parse_offset(" 0/1 "), Some(1));
+        assert_eq!(LogPosition::parse_offset("42"), Some(42));
+        for bad in ["", "/", "16/", "+1/2", "1/2/3", "16/B374D8480", "x/1"] {
+            assert_eq!(LogPosition::parse_offset(bad), None, "{bad}");
+        }
+    }
 }

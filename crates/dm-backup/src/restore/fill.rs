@@ -5,21 +5,21 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use dm_core::{
     Error, Layout, MemberSpec, OpContext, Progress, RestoreContent, RestoreManifest, RestorePreview,
-    RestoreSession, Result,
+    RestoreRequest, RestoreSession, Result,
 };
 use dm_repository::BackupReader;
 use futures::StreamExt;
 
 use crate::pool;
 
-/// Writes the members, stage by stage, and finishes the place.
+/// Writes the members, stage by stage.
 pub(super) async fn fill(
     ctx: &OpContext,
     reader: &BackupReader,
     session: &Arc<Box<dyn RestoreSession>>,
     manifest: &RestoreManifest,
     preview: &RestorePreview,
-    jobs: usize,
+    request: &RestoreRequest,
     bytes: &Arc<AtomicU64>,
 ) -> Result<()> {
     ctx.progress(Progress::Phase { name: "restoring", total_bytes: Some(preview.bytes) });
@@ -32,14 +32,13 @@ pub(super) async fn fill(
                 })
             })
             .collect::<Result<_>>()?;
-        pool::each(ctx, jobs, members, |task, (member, size)| {
+        pool::each(ctx, request.jobs, members, |task, (member, size)| {
             let content = reader.content(&task, &member.name);
             write_member(task, Arc::clone(session), member, size, content, Arc::clone(bytes))
         })
         .await?;
     }
-    ctx.progress(Progress::Phase { name: "finishing", total_bytes: None });
-    ctx.run(session.finish(ctx)).await
+    Ok(())
 }
 
 async fn write_member(

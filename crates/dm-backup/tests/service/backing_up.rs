@@ -100,7 +100,7 @@ async fn a_damaged_base_is_passed_over() {
     assert_eq!(report.check().unwrap_err().kind(), ErrorKind::CheckFailed);
     let child = world.run(BackupKind::Incremental).await.unwrap();
     assert_eq!(child.backup.parent, Some(first.backup.id));
-    let verified = Selector::Latest { target: target(), verified_only: true };
+    let verified = Selector::Latest { target: target(), verified_only: true, mode: None };
     assert_eq!(world.service.select(&world.ctx, &verified).await.unwrap_err().kind(), ErrorKind::NotFound);
 }
 

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use dm_backup::Selector;
+use dm_backup::{ExportFormat, Selector};
 use dm_core::{BackupKind, ErrorKind};
 
 use crate::engine::PAGE;
@@ -23,7 +23,7 @@ async fn the_files_are_the_data() {
     let place = tempfile::tempdir().unwrap();
     let folder = place.path().join("export");
     let latest = Selector::latest(target());
-    let report = world.service.export(&world.ctx, &latest, &folder, 2).await.unwrap();
+    let report = world.service.export(&world.ctx, &latest, &folder, ExportFormat::Files, 2).await.unwrap();
 
     let live = world.engine.live();
     assert_eq!(std::fs::read(folder.join("shop.memory")).unwrap(), live.pages);
@@ -45,7 +45,7 @@ async fn the_files_are_the_data() {
         assert_eq!(meta.permissions().mode() & 0o777, 0o600);
     }
 
-    let error = world.service.export(&world.ctx, &latest, &folder, 2).await.unwrap_err();
+    let error = world.service.export(&world.ctx, &latest, &folder, ExportFormat::Files, 2).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AlreadyExists);
 }
 
@@ -58,10 +58,11 @@ async fn a_failed_export_leaves_nothing() {
     }
     let place = tempfile::tempdir().unwrap();
     let latest = Selector::latest(target());
-    let error = world.service.export(&world.ctx, &latest, place.path(), 2).await.unwrap_err();
+    let error =
+        world.service.export(&world.ctx, &latest, place.path(), ExportFormat::Files, 2).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:?}");
     assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0);
     let new = place.path().join("new");
-    world.service.export(&world.ctx, &latest, &new, 2).await.unwrap_err();
+    world.service.export(&world.ctx, &latest, &new, ExportFormat::Files, 2).await.unwrap_err();
     assert!(!new.exists());
 }

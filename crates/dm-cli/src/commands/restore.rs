@@ -40,8 +40,7 @@ pub(crate) async fn run(session: &mut Session, dm: &DataManager, args: RestoreAr
         jobs: args.jobs.map(Into::into),
         verified_only: args.verified_only,
         unproven: args.unproven.into(),
-        tenant: None,
-        rehearse: false,
+        ..RestoreOptions::default()
     };
     let progress = session.progress();
     let ctx = session.context(dm, &progress);

@@ -1,6 +1,6 @@
 //! `dm backup export` and `dm backup key new`: what leaves the repository as files of its own.
 
-use data_manager::backup::ExportedFile;
+use data_manager::backup::{ExportFormat, ExportedFile};
 use data_manager::{BackupId, DataManager, NewKey, Result};
 use serde::Serialize;
 
@@ -23,7 +23,10 @@ pub(super) async fn export(session: &mut Session, dm: &DataManager, args: Export
     let folder = session.folder.join(&args.dir);
     let progress = session.progress();
     let ctx = session.context(dm, &progress);
-    let report = dm.backup().export(&ctx, args.target.target.as_ref(), &args.backup, &folder).await?;
+    let report = dm
+        .backup()
+        .export(&ctx, args.target.target.as_ref(), &args.backup, &folder, ExportFormat::Files)
+        .await?;
     drop(progress);
     let document = Export {
         backup_id: report.backup.id,
