@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use dm_backup::BackupRow;
-use dm_core::{Action, ErrorKind, Finding, OpContext, Result, TargetName};
+use dm_core::{Action, ErrorKind, Finding, OpContext, Period, Result, TargetName};
 use dm_store::{ProofKind, RecoveryProof};
 use serde::Serialize;
 
@@ -13,9 +13,6 @@ const STATUS: Action = Action::read("system", "status");
 
 /// Backups older than this are stale; twice the default schedule's day.
 const STALE_AFTER: TimeDelta = TimeDelta::hours(48);
-
-/// A proof of restore older than this no longer counts.
-const PROOF_AGE: TimeDelta = TimeDelta::days(30);
 
 /// The answer in a word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -99,7 +96,7 @@ impl DataManager {
         for target in names {
             let proofs = self.proofs(ctx, &target).await?;
             let of: Vec<&BackupRow> = rows.iter().filter(|r| r.target == target).collect();
-            targets.push(judge(target, &of, proofs, PROOF_AGE, ctx.now()));
+            targets.push(judge(target, &of, proofs, self.config.recovery.drill_max_age, ctx.now()));
         }
         let worst = targets.iter().map(|t| t.verdict).max().unwrap_or(Verdict::Unprotected);
         let verdict = if problems.is_empty() { worst } else { worst.max(Verdict::AtRisk) };
@@ -140,12 +137,14 @@ fn judge(
     target: TargetName,
     rows: &[&BackupRow],
     proofs: Proofs,
-    max_age: TimeDelta,
+    max_age: Period,
     now: DateTime<Utc>,
 ) -> TargetStatus {
     use dm_backup::keep::Soundness;
     let age = proofs.last_good.as_ref().map(|p| now - p.at);
-    let stale = age.is_some_and(|age| age > max_age);
+    // A period that reaches back before all time makes nothing stale.
+    let oldest = max_age.before(now);
+    let stale = proofs.last_good.as_ref().is_some_and(|p| oldest.is_some_and(|oldest| p.at < oldest));
     let last = rows.iter().max_by_key(|r| r.consistent_at).copied();
     let mut reasons = Vec::new();
     let verdict = match last {

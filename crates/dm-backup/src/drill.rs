@@ -244,9 +244,8 @@ impl BackupService {
             choice.findings.iter().filter(|f| f.level >= Level::Warning).map(|f| f.message.clone()).collect();
         let destination = throwaway(ctx, &backup, options);
         let request = RestoreRequest { until: choice.until, destination: destination.clone(), ..request };
-        let planned = steps
-            .time(Stage::Pre, "plan", self.plan_with(ctx, target.as_ref(), &listing, backup, &request))
-            .await;
+        let planning = Box::pin(self.plan_with(ctx, target.as_ref(), &listing, backup, &request));
+        let planned = steps.time(Stage::Pre, "plan", planning).await;
         let outcome = match planned {
             Ok(plan) => self.attempt(ctx, target.as_ref(), &plan, options, &mut report, &mut steps).await,
             Err(error) => Err(error),

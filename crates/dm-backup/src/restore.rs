@@ -379,7 +379,8 @@ impl BackupService {
             let backup = self.repository.header(ctx, &plan.backup.target, plan.backup.id).await?;
             let log = self.log_for(ctx, &backup, &plan.until).await?;
             let reader = self.repository.read(ctx, &backup).await?;
-            let report = recover::recover(ctx, target.as_ref(), &reader, &backup, log, plan, &options).await;
+            let recovering = recover::recover(ctx, target.as_ref(), &reader, &backup, log, plan, &options);
+            let report = Box::pin(recovering).await;
             close(reader).await;
             report
         };
