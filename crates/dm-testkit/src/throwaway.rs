@@ -45,6 +45,14 @@ impl Servant {
         })
     }
 
+    pub(crate) fn uid(self) -> u32 {
+        self.uid
+    }
+
+    pub(crate) fn gid(self) -> u32 {
+        self.gid
+    }
+
     pub(crate) fn apply(servant: Option<Self>, command: &mut Command) {
         if let Some(Self { uid, gid }) = servant {
             command.uid(uid).gid(gid);

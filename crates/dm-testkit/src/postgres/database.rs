@@ -188,7 +188,12 @@ pub(super) async fn psql(
     Err(Failure(format!("psql: {}", String::from_utf8_lossy(&output.stderr).trim())))
 }
 
-fn client(install: &Install, name: &str, access: &Access, database: &str) -> tokio::process::Command {
+pub(super) fn client(
+    install: &Install,
+    name: &str,
+    access: &Access,
+    database: &str,
+) -> tokio::process::Command {
     let mut command = tokio::process::Command::new(install.program(name));
     for variable in ["PGOPTIONS", "PGSERVICE", "PGSSLMODE", "PGPASSFILE", "PGHOSTADDR"] {
         command.env_remove(variable);

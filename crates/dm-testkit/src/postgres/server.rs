@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use super::database::{self, Role, TestDatabase};
-use super::{Install, shared};
+use super::{Install, place, shared};
 use crate::throwaway::{Folder, START_DEADLINE, Servant, free_port};
 use crate::{Failure, Unavailable};
 
@@ -22,12 +22,14 @@ pub struct Options {
 }
 
 impl Options {
-    /// What physical backups ask of a server: page checksums, full page writes, and WAL summaries where the major has
-    /// them.
+    /// What physical backups ask of a server: page checksums, full page writes, WAL summaries where the major has them.
+    /// Commits are synchronous (without fsync still): after an asynchronous one VACUUM finds rows not yet all-visible, and
+    /// visibility maps stay empty.
     #[must_use]
     pub fn physical(major: u32) -> Self {
         let mut options = Self::default()
             .with_setting("full_page_writes", "on")
+            .with_setting("synchronous_commit", "on")
             .with_setting("wal_level", "replica")
             .with_setting("max_wal_senders", "10")
             .with_setting("max_replication_slots", "10");
@@ -66,6 +68,8 @@ pub struct Server {
     servant: Option<Servant>,
     folder: Option<Folder>,
     private: bool,
+    /// Settings given on the command line, where the configuration file is not ours.
+    overrides: Vec<(String, String)>,
 }
 
 impl Server {
@@ -103,23 +107,72 @@ impl Server {
             install,
             folder: Some(folder),
             private: false,
+            overrides: Vec::new(),
         };
+        server.keep_watch()?;
         let folder = server.folder.as_ref().ok_or_else(|| Failure("a new server has a folder".into()))?;
-        // First of all: from here on nothing is left behind, whatever happens to this process.
+        server.initdb(folder, options)?;
+        server.start_on_free_port(5)?;
+        Ok(server)
+    }
+
+    /// Starts a server on a data directory that something else wrote: restored, combined, copied.
+    ///
+    /// The directory and its tablespaces are given to the user that servers run as; they must lie where that user
+    /// gets to (a [`Place`](super::Place)), and are not removed. The superuser has the password of the cluster that it
+    /// is a copy of. The server has its own port and log; it is started with `options`' settings, which win over the
+    /// cluster's own files. It may still be in recovery when this returns
+    /// ([`until_recovered`](Self::until_recovered)).
+    ///
+    /// # Errors
+    /// [`Unavailable::Missing`] when the major is not installed, [`Unavailable::Broken`] with the end of its log when
+    /// it does not start.
+    pub fn on_directory(
+        major: u32,
+        data_dir: &Path,
+        password: &str,
+        options: &Options,
+    ) -> Result<Self, Unavailable> {
+        let install = Install::find(major)?;
+        let servant = Servant::find()?;
+        let folder = Folder::new(&format!("pg{major}"), servant).map_err(broken)?;
+        let mut overrides: Vec<(String, String)> =
+            [("listen_addresses", "127.0.0.1"), ("unix_socket_directories", ""), ("fsync", "off")]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .to_vec();
+        overrides.extend(options.settings.iter().cloned());
+        let server = Self {
+            port: AtomicU16::new(0),
+            password: password.to_owned(),
+            log: folder.path().join("postgres.log"),
+            servant,
+            data_dir: data_dir.to_owned(),
+            install,
+            folder: Some(folder),
+            private: true,
+            overrides,
+        };
+        place::give_cluster(servant, data_dir).map_err(broken)?;
+        server.keep_watch().map_err(broken)?;
+        server.start_on_free_port(5).map_err(broken)?;
+        Ok(server)
+    }
+
+    /// From here on nothing is left behind, whatever happens to this process.
+    fn keep_watch(&self) -> Result<(), Failure> {
+        let Some(folder) = &self.folder else { return Ok(()) };
         folder.watch(
             &[
-                server.install.program("pg_ctl").display().to_string(),
+                self.install.program("pg_ctl").display().to_string(),
                 "stop".into(),
                 "--pgdata".into(),
-                server.data_dir.display().to_string(),
+                self.data_dir.display().to_string(),
                 "--mode=immediate".into(),
                 "--silent".into(),
             ],
             false,
         )?;
-        server.initdb(folder, options)?;
-        server.start_on_free_port(5)?;
-        Ok(server)
+        Ok(())
     }
 
     /// A server that another process of the run started.
@@ -133,6 +186,7 @@ impl Server {
             servant: None,
             folder: None,
             private: false,
+            overrides: Vec::new(),
         }
     }
 
@@ -197,8 +251,17 @@ impl Server {
             .arg("--log")
             .arg(&self.log)
             .arg("--options")
-            .arg(format!("-p {}", self.port()));
-        run(pg_ctl).map_err(|error| Failure(format!("{error}\n{}", self.log_tail())))
+            .arg(self.postgres_options());
+        run(pg_ctl).map(drop).map_err(|error| Failure(format!("{error}\n{}", self.log_tail())))
+    }
+
+    /// For pg_ctl, which hands them to a shell.
+    fn postgres_options(&self) -> String {
+        let mut options = format!("-p {}", self.port());
+        for (name, value) in &self.overrides {
+            options.push_str(&format!(" -c '{name}={}'", value.replace('\'', r"'\''")));
+        }
+        options
     }
 
     /// Stops the server; returns when it is down.
@@ -211,7 +274,7 @@ impl Server {
             StopMode::Fast => "--mode=fast",
             StopMode::Immediate => "--mode=immediate",
         });
-        run(pg_ctl)
+        run(pg_ctl).map(drop)
     }
 
     /// Stops and starts it.
@@ -246,7 +309,27 @@ impl Server {
     /// # Errors
     /// With what psql said.
     pub async fn psql(&self, sql: &str) -> Result<String, Failure> {
-        database::psql(&self.install, &self.access(SUPERUSER, &self.password), "postgres", sql).await
+        self.psql_in("postgres", sql).await
+    }
+
+    /// Runs SQL as the superuser in a database.
+    ///
+    /// # Errors
+    /// With what psql said.
+    pub async fn psql_in(&self, database: &str, sql: &str) -> Result<String, Failure> {
+        database::psql(&self.install, &self.access(SUPERUSER, &self.password), database, sql).await
+    }
+
+    /// A client program of the server's major, with the superuser's connection to a database in its environment.
+    #[must_use]
+    pub fn program(&self, name: &str, database: &str) -> tokio::process::Command {
+        database::client(&self.install, name, &self.access(SUPERUSER, &self.password), database)
+    }
+
+    /// The programs that it runs from.
+    #[must_use]
+    pub fn install(&self) -> &Install {
+        &self.install
     }
 
     /// The superuser's URL of a database.
@@ -305,6 +388,14 @@ impl Server {
         lines[lines.len().saturating_sub(20)..].join("\n")
     }
 
+    /// The whole of the server's log.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn log(&self) -> Result<String, Failure> {
+        fs::read_to_string(&self.log).map_err(|e| Failure(format!("cannot read {}: {e}", self.log.display())))
+    }
+
     pub(super) fn home(&self) -> Option<&Path> {
         self.folder.as_ref().map(Folder::path)
     }
@@ -313,7 +404,7 @@ impl Server {
         database::Access { port: self.port(), user: user.to_owned(), password: password.to_owned() }
     }
 
-    fn command(&self, program: &str) -> Command {
+    pub(super) fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.install.program(program));
         command.current_dir("/").env("LC_ALL", "C.UTF-8").stdin(Stdio::null());
         Servant::apply(self.servant, &mut command);
@@ -335,11 +426,12 @@ pub(super) fn broken(error: Failure) -> Unavailable {
     Unavailable::broken(error.0)
 }
 
-fn run(mut command: Command) -> Result<(), Failure> {
+/// Runs a program to its end; gives what it printed.
+pub(super) fn run(mut command: Command) -> Result<String, Failure> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = command.output().map_err(|e| Failure(format!("cannot run {program}: {e}")))?;
     if output.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     Err(Failure(format!(
         "{program} failed ({}): {}{}",

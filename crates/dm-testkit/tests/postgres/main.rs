@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
+mod physical;
+
 use dm_testkit::postgres::{Options, Server, StopMode};
 use dm_testkit::require;
 
