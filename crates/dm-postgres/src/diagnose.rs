@@ -7,6 +7,7 @@ use crate::backup;
 use crate::catalog::{self, OLDEST_MAJOR};
 use crate::client::Client;
 use crate::error::reading;
+use crate::physical;
 use crate::selection::listed;
 use crate::session::{close, open_pinned};
 
@@ -87,6 +88,7 @@ async fn examine(
         ));
     }
     findings.push(backup::connections(connection, 2).await?);
+    findings.extend(physical::diagnose(client, connection).await?);
     let wal: Option<String> = sqlx::query_scalar("SELECT pg_catalog.current_setting('wal_level', true)")
         .fetch_one(&mut *connection)
         .await

@@ -15,6 +15,7 @@ mod diagnose;
 mod engine;
 mod error;
 mod options;
+mod physical;
 mod placeholders;
 mod query;
 mod restore;

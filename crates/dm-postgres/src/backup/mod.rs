@@ -1,4 +1,5 @@
-//! Logical backup: definitions by `pg_dump`, rows by `COPY`, all under one exported snapshot.
+//! Logical backup: definitions by `pg_dump`, rows by `COPY`, all under one exported snapshot. A physical backup, which is
+//! asked for by its mode, is made in [`physical`].
 
 mod large_objects;
 mod members;
@@ -12,7 +13,7 @@ mod tenant;
 pub(crate) mod toc;
 
 use async_trait::async_trait;
-use dm_core::{BackupMode, BackupRequest, BackupSession, BackupSource, Error, OpContext, Preflight, Result};
+use dm_core::{BackupMode, BackupRequest, BackupSession, BackupSource, OpContext, Preflight, Result};
 
 pub(crate) use large_objects::{
     FACTS_MEMBER as LARGE_OBJECT_LIST, FRAME_BYTES, FRAME_HEAD, LargeObjectFacts, MEMBER as LARGE_OBJECTS,
@@ -26,6 +27,7 @@ use sqlx::postgres::PgPool;
 
 use crate::client::Client;
 use crate::engine::check_open;
+use crate::physical;
 
 /// The member with the archive of definitions.
 pub(crate) const SCHEMA: &str = "schema/schema.dump";
@@ -45,28 +47,18 @@ pub(crate) struct PostgresBackup {
 #[async_trait]
 impl BackupSource for PostgresBackup {
     async fn preflight(&self, ctx: &OpContext, request: &BackupRequest) -> Result<Preflight> {
-        check_mode(request)?;
         check_open(&self.pool)?;
-        preflight::look(ctx, &self.client, request).await
+        match request.mode.unwrap_or_default() {
+            BackupMode::Logical => preflight::look(ctx, &self.client, request).await,
+            BackupMode::Physical => Box::pin(physical::look(ctx, &self.client, request)).await,
+        }
     }
 
     async fn open(&self, ctx: &OpContext, request: &BackupRequest) -> Result<Box<dyn BackupSession>> {
-        check_mode(request)?;
         check_open(&self.pool)?;
-        Ok(Box::new(open::open(ctx, &self.client, request).await?))
-    }
-}
-
-fn check_mode(request: &BackupRequest) -> Result<()> {
-    match request.mode {
-        None | Some(BackupMode::Logical) => Ok(()),
-        Some(BackupMode::Physical) if request.tenant.is_some() => Err(Error::unsupported(
-            "a physical backup is always of the whole cluster, not of one tenant's rows",
-        )
-        .with_hint("take a logical backup of the tenant")),
-        Some(BackupMode::Physical) => {
-            Err(Error::unsupported("a physical backup of postgres is not there yet")
-                .with_hint("take a logical backup"))
-        }
+        Ok(match request.mode.unwrap_or_default() {
+            BackupMode::Logical => Box::new(Box::pin(open::open(ctx, &self.client, request)).await?),
+            BackupMode::Physical => Box::new(Box::pin(physical::open(ctx, &self.client, request)).await?),
+        })
     }
 }
