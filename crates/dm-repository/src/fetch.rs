@@ -1,13 +1,14 @@
-//! Fetching frames: ranged reads, coalesced, decrypted and decompressed, with the frames that are used again kept.
+//! Fetching frames: ranged reads, coalesced, decrypted and decompressed; frames that are used again are kept.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use dm_core::{Error, Result};
 use futures::{StreamExt, TryStreamExt};
+use tokio::sync::watch;
 
 use crate::Identity;
 use crate::cpu::{MAX_FRAME_CONTENT, decompress};
@@ -21,8 +22,10 @@ const GAP_BYTES: u64 = 256 << 10;
 const REQUEST_BYTES: u64 = 8 << 20;
 /// Requests at once.
 const REQUESTS: usize = 4;
-/// Decompressed frames kept for later use.
+/// Decompressed frames of one member kept for later use.
 const KEPT_BYTES: usize = 16 << 20;
+/// Batches of one member under way at once.
+pub(crate) const AHEAD: usize = 2;
 /// The first read of an encrypted pack: its header stands in it.
 const HEADER_BYTES: u64 = 4 << 10;
 /// age's chunks (c2sp.org/age): 64 KiB of content, 16 bytes of tag.
@@ -43,7 +46,15 @@ impl FrameId {
     }
 }
 
-/// Fetches frames of one backup.
+/// A frame that a batch uses, and the last batch of the member that does.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) frame: FrameId,
+    pub(crate) last: u64,
+}
+
+/// Fetches frames of one member. Batches that are under way at the same time share what both need, and what a later batch
+/// needs again is kept as far as there is room: a frame is fetched once, however scattered its pages are.
 pub(crate) struct Fetcher {
     pages: PageReader,
     sizes: HashMap<PackId, u64>,
@@ -53,9 +64,45 @@ pub(crate) struct Fetcher {
 
 #[derive(Default)]
 struct Kept {
-    frames: HashMap<FrameId, Bytes>,
-    order: VecDeque<FrameId>,
+    frames: HashMap<FrameId, (Bytes, u64)>,
+    /// By the batch that needs them last.
+    order: BTreeSet<(u64, FrameId)>,
     bytes: usize,
+    /// What some batch is fetching just now.
+    coming: HashMap<FrameId, watch::Receiver<Option<Bytes>>>,
+}
+
+impl Kept {
+    fn insert(&mut self, frame: FrameId, content: &Bytes, last: u64) {
+        if self.frames.contains_key(&frame) {
+            return;
+        }
+        self.bytes += content.len();
+        self.order.insert((last, frame));
+        self.frames.insert(frame, (content.clone(), last));
+        // What is needed for longest takes the room of many others.
+        while self.bytes > KEPT_BYTES {
+            let Some((_, frame)) = self.order.pop_last() else { break };
+            self.forget(frame);
+        }
+    }
+
+    /// Drops what no batch from this one on, nor one that is under way, needs.
+    fn pass(&mut self, batch: u64) {
+        while let Some((last, frame)) = self.order.first().copied() {
+            if last + AHEAD as u64 >= batch {
+                break;
+            }
+            self.order.pop_first();
+            self.forget(frame);
+        }
+    }
+
+    fn forget(&mut self, frame: FrameId) {
+        if let Some((content, _)) = self.frames.remove(&frame) {
+            self.bytes -= content.len();
+        }
+    }
 }
 
 impl Fetcher {
@@ -64,47 +111,75 @@ impl Fetcher {
         Self { pages, sizes, headers: Mutex::new(HashMap::new()), kept: Mutex::new(Kept::default()) }
     }
 
-    /// The contents of these frames.
-    pub(crate) async fn frames(&self, wanted: &[FrameId]) -> Result<HashMap<FrameId, Bytes>> {
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The contents of the frames of a batch. Batches are numbered in the order in which they are needed.
+    pub(crate) async fn frames(&self, batch: u64, wanted: &[Wanted]) -> Result<HashMap<FrameId, Bytes>> {
         let mut found = HashMap::with_capacity(wanted.len());
-        let mut missing: BTreeMap<PackId, Vec<FrameId>> = BTreeMap::new();
+        let mut missing = Vec::new();
+        let mut coming = Vec::new();
+        let mut senders = HashMap::new();
         {
-            let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-            for frame in wanted {
-                match kept.frames.get(frame) {
-                    Some(content) => {
-                        found.insert(*frame, content.clone());
-                    }
-                    None => missing.entry(frame.pack).or_default().push(*frame),
+            let mut kept = self.lock();
+            kept.pass(batch);
+            for wanted in wanted {
+                if let Some((content, _)) = kept.frames.get(&wanted.frame) {
+                    found.insert(wanted.frame, content.clone());
+                } else if let Some(other) = kept.coming.get(&wanted.frame).filter(|c| c.has_changed().is_ok())
+                {
+                    coming.push((*wanted, other.clone()));
+                } else {
+                    let (sender, receiver) = watch::channel(None);
+                    kept.coming.insert(wanted.frame, receiver);
+                    senders.insert(wanted.frame, sender);
+                    missing.push(*wanted);
                 }
             }
         }
-        let requests: Vec<Vec<FrameId>> = missing.into_values().flat_map(coalesce).collect();
+        let fetched = self.fetch(missing.iter().map(|w| w.frame)).await?;
+        {
+            let mut kept = self.lock();
+            for wanted in &missing {
+                kept.coming.remove(&wanted.frame);
+                if let (Some(content), true) = (fetched.get(&wanted.frame), wanted.last > batch) {
+                    kept.insert(wanted.frame, content, wanted.last);
+                }
+            }
+        }
+        for (frame, sender) in senders {
+            sender.send_replace(fetched.get(&frame).cloned());
+        }
+        found.extend(fetched);
+        let mut failed = Vec::new();
+        for (wanted, mut other) in coming {
+            let content = other.wait_for(Option::is_some).await.ok().and_then(|content| content.clone());
+            match content {
+                Some(content) => {
+                    found.insert(wanted.frame, content);
+                }
+                // The other batch failed; what it could not fetch may still be fetched here.
+                None => failed.push(wanted.frame),
+            }
+        }
+        found.extend(self.fetch(failed.into_iter()).await?);
+        Ok(found)
+    }
+
+    async fn fetch(&self, frames: impl Iterator<Item = FrameId>) -> Result<HashMap<FrameId, Bytes>> {
+        let mut packs: BTreeMap<PackId, Vec<FrameId>> = BTreeMap::new();
+        for frame in frames {
+            packs.entry(frame.pack).or_default().push(frame);
+        }
+        let requests: Vec<Vec<FrameId>> = packs.into_values().flat_map(coalesce).collect();
         let mut answers =
             futures::stream::iter(requests.into_iter().map(|r| self.request(r))).buffer_unordered(REQUESTS);
+        let mut found = HashMap::new();
         while let Some(frames) = answers.try_next().await? {
             found.extend(frames);
         }
         Ok(found)
-    }
-
-    /// Keeps frames that later parts of the member are likely to use again.
-    pub(crate) fn keep(&self, frames: impl Iterator<Item = (FrameId, Bytes)>) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        for (id, content) in frames {
-            if kept.frames.contains_key(&id) {
-                continue;
-            }
-            kept.bytes += content.len();
-            kept.order.push_back(id);
-            kept.frames.insert(id, content);
-            while kept.bytes > KEPT_BYTES {
-                let Some(oldest) = kept.order.pop_front() else { break };
-                if let Some(content) = kept.frames.remove(&oldest) {
-                    kept.bytes -= content.len();
-                }
-            }
-        }
     }
 
     /// Fetches frames of one pack that stand close together.

@@ -11,7 +11,9 @@
 
 mod cloud;
 mod commit;
+mod content;
 mod cpu;
+mod delta;
 mod document;
 mod error;
 mod fetch;

@@ -1,33 +1,21 @@
 //! A backup being read (§11): members in order, every byte compared with its digest.
 
-use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use dm_core::{
-    Error, ErrorKind, Layout, MemberSpec, OpContext, Progress, RestoreBlock, RestoreContent, Result,
+    BlockStream, Error, ErrorKind, Layout, MemberSpec, OpContext, Progress, RestoreContent, Result,
     SourceDescription, TableFacts,
 };
-use futures::{StreamExt, TryFutureExt, TryStreamExt, stream};
-use tokio::task::JoinHandle;
+use futures::{StreamExt, TryFutureExt, TryStreamExt};
 
 use crate::BackupHeader;
-use crate::cpu::{joined, short_digest};
-use crate::fetch::{Fetcher, FrameId};
 use crate::index::PageReader;
 use crate::lease::{Lease, Purpose};
 use crate::map::MemberDigest;
-use crate::page::{Directory, Extent, Inventory, MemberEntry, PackId, Root, SHORT_DIGEST};
+use crate::page::{Directory, Inventory, MemberEntry, PackId, Root, SHORT_DIGEST};
 use crate::repository::Repository;
 use crate::writer::hash_key_of;
-
-/// Content of the frames that one step of a restore holds.
-const BATCH_BYTES: u64 = 8 << 20;
-/// What a frame counts at least in a batch: extents do not say how large the frame around them is.
-const FRAME_GUESS: u64 = 256 << 10;
-/// Batches fetched ahead.
-const AHEAD: usize = 2;
 
 /// A backup being read. Its lease keeps deletion away and is renewed until [`close`](Self::close) or drop.
 pub struct BackupReader {
@@ -35,12 +23,12 @@ pub struct BackupReader {
     lease: Option<Lease>,
 }
 
-struct Reading {
+pub(crate) struct Reading {
     header: BackupHeader,
     root: Root,
-    hash_key: [u8; 32],
-    pages: PageReader,
-    inventory: Inventory,
+    pub(crate) hash_key: [u8; 32],
+    pub(crate) pages: PageReader,
+    pub(crate) inventory: Inventory,
 }
 
 impl fmt::Debug for BackupReader {
@@ -162,7 +150,24 @@ impl BackupReader {
         let name = member_name.to_owned();
         async move {
             let (entry, packs) = ctx.run(inner.find(&name)).await?;
-            Ok::<_, Error>(inner.content(ctx, entry, packs))
+            Ok::<_, Error>(inner.content(ctx, Arc::new(entry), packs))
+        }
+        .try_flatten_stream()
+        .boxed()
+    }
+
+    /// What of a member differs from what is present already: of members of pages the pages that differ, with zeros where
+    /// the backup has a hole and the present does not; of a stream nothing when it is the same, else all of it. Pages
+    /// behind the member's end are not mentioned: who writes sets the size. Only frames with a page that differs are
+    /// fetched.
+    #[must_use]
+    pub fn content_except(&self, ctx: &OpContext, member_name: &str, present: BlockStream) -> RestoreContent {
+        let inner = Arc::clone(&self.inner);
+        let ctx = ctx.clone();
+        let name = member_name.to_owned();
+        async move {
+            let (entry, packs) = ctx.run(inner.find(&name)).await?;
+            inner.content_except(ctx, entry, packs, present).await
         }
         .try_flatten_stream()
         .boxed()
@@ -219,7 +224,7 @@ impl BackupReader {
         if digest.finish(member.size).to_hex().as_str() != member.digest {
             return Err(Error::corrupt("the digest of the member does not hold"));
         }
-        let mut content = Arc::clone(&self.inner).content(ctx.clone(), member, packs);
+        let mut content = Arc::clone(&self.inner).content(ctx.clone(), Arc::new(member), packs);
         while let Some(block) = ctx.run(content.try_next()).await? {
             ctx.progress(Progress::Bytes(block.bytes.len() as u64));
         }
@@ -230,21 +235,6 @@ impl BackupReader {
 /// Whether an error says something of the backup, not of the way to it.
 pub(crate) fn is_finding(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound | ErrorKind::Invalid)
-}
-
-/// A task that stops when nobody waits for it.
-struct Task<T>(JoinHandle<T>);
-
-impl<T> Drop for Task<T> {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-/// Extents that are fetched together.
-struct Batch {
-    extents: Vec<Extent>,
-    frames: Vec<FrameId>,
 }
 
 impl Reading {
@@ -264,156 +254,4 @@ impl Reading {
         let entry = directory.members.into_iter().find(|m| m.spec.name == name).ok_or_else(missing)?;
         Ok((entry, directory.packs))
     }
-
-    fn content(self: Arc<Self>, ctx: OpContext, entry: MemberEntry, packs: Vec<PackId>) -> RestoreContent {
-        let fetcher = Arc::new(Fetcher::new(self.pages.clone(), &self.inventory));
-        let key = self.hash_key;
-        let layout = entry.spec.layout;
-        let size = entry.size;
-        let name = entry.spec.name.clone();
-        let threads = self.pages.repository.cpu.clone();
-        let fetched = Arc::clone(&self)
-            .batches(entry, packs)
-            .map(move |batch| {
-                let (fetcher, cpu) = (Arc::clone(&fetcher), threads.clone());
-                // A task of its own, so that it gets on while the consumer is busy.
-                let task = batch.map(|batch| {
-                    Task(tokio::spawn(async move {
-                        let frames = fetcher.frames(&batch.frames).await?;
-                        let (blocks, partly) = cpu.run(move || slice(&batch, frames, &key, layout)).await??;
-                        fetcher.keep(partly.into_iter());
-                        Ok::<_, Error>(blocks)
-                    }))
-                });
-                async move {
-                    let mut task = task?;
-                    joined((&mut task.0).await)?
-                }
-            })
-            .buffered(AHEAD)
-            .map_ok(|blocks| stream::iter(blocks.into_iter().map(Ok)))
-            .try_flatten();
-        let strict = layout == Layout::Stream;
-        let mut at = 0;
-        let checked = fetched.map(move |block| {
-            let block: RestoreBlock = block?;
-            let end = block.offset + block.bytes.len() as u64;
-            if (strict && block.offset != at) || block.offset < at || end > size {
-                return Err(Error::corrupt("the map of the member has a gap or an overlap"));
-            }
-            at = end;
-            ctx.check()?;
-            Ok((block, end))
-        });
-        // A stream that ends early is an error, not a short success.
-        let mut last = 0;
-        let ended = checked.map(Some).chain(stream::once(async { None })).filter_map(move |item| {
-            let result = match item {
-                Some(Ok((block, end))) => {
-                    last = end;
-                    Some(Ok(block))
-                }
-                Some(Err(error)) => {
-                    last = size;
-                    Some(Err(error))
-                }
-                None if strict && last != size => Some(Err(Error::corrupt("the member ends early"))),
-                None => None,
-            };
-            std::future::ready(result)
-        });
-        // After an error nothing more comes.
-        ended
-            .scan(false, |failed, item| {
-                let over = *failed;
-                *failed |= item.is_err();
-                std::future::ready((!over).then_some(item))
-            })
-            .map_err(move |e: Error| e.about(name.clone()))
-            .boxed()
-    }
-
-    /// The extents of a member in batches of bounded size.
-    fn batches(
-        self: Arc<Self>,
-        entry: MemberEntry,
-        packs: Vec<PackId>,
-    ) -> impl stream::Stream<Item = Result<Batch>> + Send + 'static {
-        let pieces = PageReader::pieces(&entry);
-        let source = Arc::new((entry, packs));
-        stream::iter(0..pieces)
-            .then(move |piece| {
-                let (reading, source) = (Arc::clone(&self), Arc::clone(&source));
-                async move { reading.pages.piece(&source.0, &source.1, piece).await }
-            })
-            .map_ok(|extents| stream::iter(cut(extents).into_iter().map(Ok)))
-            .try_flatten()
-    }
-}
-
-fn frame_of(extent: &Extent) -> FrameId {
-    FrameId { pack: extent.pack, offset: extent.frame_offset, length: extent.frame_length }
-}
-
-fn cut(extents: Vec<Extent>) -> Vec<Batch> {
-    let mut batches = Vec::new();
-    let mut batch = Batch { extents: Vec::new(), frames: Vec::new() };
-    let mut seen: HashSet<FrameId> = HashSet::new();
-    let mut cost = 0;
-    for extent in extents {
-        let frame = frame_of(&extent);
-        if !seen.contains(&frame) {
-            let more = FRAME_GUESS.max(u64::from(extent.inner) + u64::from(extent.length));
-            if cost + more > BATCH_BYTES && !batch.extents.is_empty() {
-                batches
-                    .push(std::mem::replace(&mut batch, Batch { extents: Vec::new(), frames: Vec::new() }));
-                seen.clear();
-                cost = 0;
-            }
-            cost += more;
-            seen.insert(frame);
-            batch.frames.push(frame);
-        }
-        batch.extents.push(extent);
-    }
-    if !batch.extents.is_empty() {
-        batches.push(batch);
-    }
-    batches
-}
-
-type Sliced = (Vec<RestoreBlock>, Vec<(FrameId, Bytes)>);
-
-/// Cuts the extents out of their frames and compares them with their digests; gives also the frames that were used in
-/// part only.
-fn slice(batch: &Batch, frames: HashMap<FrameId, Bytes>, key: &[u8; 32], layout: Layout) -> Result<Sliced> {
-    let mut used: HashMap<FrameId, usize> = HashMap::new();
-    let mut blocks = Vec::with_capacity(batch.extents.len());
-    for extent in &batch.extents {
-        let id = frame_of(extent);
-        let wrong =
-            |why: &str| Error::corrupt(format!("the bytes {}..{} {why}", extent.offset, extent.end()));
-        let frame = frames.get(&id).ok_or_else(|| Error::internal("a frame was not fetched"))?;
-        let start = extent.inner as usize;
-        let end = start + extent.length as usize;
-        if end > frame.len() {
-            return Err(wrong("lie behind the end of their frame"));
-        }
-        let bytes = frame.slice(start..end);
-        let unit = match layout {
-            Layout::Stream => bytes.len(),
-            Layout::Pages { page_bytes } => page_bytes as usize,
-        };
-        let stated = extent.digests.chunks(SHORT_DIGEST);
-        if stated.len() != bytes.len().div_ceil(unit)
-            || !bytes.chunks(unit).zip(stated).all(|(part, digest)| short_digest(key, part) == digest)
-        {
-            return Err(wrong("are not what was written"));
-        }
-        *used.entry(id).or_default() += bytes.len();
-        blocks.push(RestoreBlock { offset: extent.offset, bytes });
-    }
-    let partly =
-        frames.into_iter().filter(|(id, content)| used.get(id).is_some_and(|n| *n < content.len())).collect();
-    Ok((blocks, partly))
 }

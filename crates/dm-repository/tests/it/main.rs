@@ -11,12 +11,14 @@
 )]
 
 mod damage;
+mod delta;
 mod faults;
 mod folder;
 mod logs;
 mod model;
 mod races;
 mod round_trip;
+mod sparse;
 mod store;
 mod support;
 mod unchanged;

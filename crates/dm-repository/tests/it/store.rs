@@ -143,6 +143,16 @@ impl TestStore {
         self.listed.load(Ordering::SeqCst)
     }
 
+    /// Bytes of packs that were fetched.
+    pub fn fetched(&self) -> u64 {
+        self.fetched.load(Ordering::SeqCst)
+    }
+
+    /// Bytes of packs that were stored.
+    pub fn stored(&self) -> u64 {
+        self.stored.load(Ordering::SeqCst)
+    }
+
     /// Fails the n-th call from now (counted from zero).
     pub fn fail(&self, n: usize, fault: Fault) {
         *self.fault.lock().unwrap() = Some((self.calls() + n, fault));
