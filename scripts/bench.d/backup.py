@@ -14,31 +14,21 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lib import measure, report
+from lib import measure, ours, report
 from lib.measure import Contender, alternate, disk_bytes, median
+from lib.ours import DM, find, fresh
 from lib.postgres import Server, end_on_sigterm
+from lib.tables import make_table
 
 HERE = Path(__file__).resolve().parent
-DM = report.ROOT / "target" / "release" / "dm"
 JOBS, LEVEL = 2, 3
 
-# A row of believable text: some 115 bytes, some of it repeated, some not.
-ROWS = """
-    SELECT i AS id, (hashint8(i) & 1048575) AS user_id, timestamptz '2024-01-01' + i * interval '7 seconds' AS created_at,
-           (ARRAY['new', 'paid', 'shipped', 'returned'])[1 + (i % 4)] AS status, round((i % 100000) / 7.0, 2) AS amount,
-           md5(i::text) AS token, 'order ' || i || ' for customer ' || (i % 9973) || ' by post' AS note
-    FROM generate_series({first}, {last}) i
-"""
-ROW_BYTES = 155  # in the heap
+def our_config(folder, url):
+    return ours.config(folder, url, LEVEL)
 
 
-def make_table(server, database, table, size):
-    rows = int(size / ROW_BYTES)
-    step = 2_000_000
-    server.psql(database, f"CREATE TABLE {table} AS {ROWS.format(first=1, last=min(rows, step))}")
-    for first in range(step + 1, rows + 1, step):
-        server.psql(database, f"INSERT INTO {table} {ROWS.format(first=first, last=min(rows, first + step - 1))}")
-    server.psql(database, f"ALTER TABLE {table} ADD PRIMARY KEY (id); CREATE INDEX ON {table} (user_id)")
+def our_backup(config, *more):
+    return ours.backup(config, JOBS, *more)
 
 
 def make_balanced(server, database, scale):
@@ -52,50 +42,14 @@ def make_giant(server, database, scale):
         make_table(server, database, f"small_{number}", scale * 2**30 / 200)
 
 
-def our_config(folder, url):
-    """A configuration whose repository is empty."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    config = folder / "dm.toml"
-    config.write_text(
-        f'[engines.main]\nurl = "{url}"\n\n'
-        f'[repository]\nurl = "file://{folder}/repository"\nzstd_level = {LEVEL}\n',
-        encoding="utf-8",
-    )
-    config.chmod(0o600)
-    return config
-
-
-def our_backup(config, *more):
-    return [DM, "--config", config, "backup", "run", "--jobs", str(JOBS), "--no-verify", "--json", *more]
-
-
-def find(document, key):
-    """The first value of a key, however deep."""
-    if isinstance(document, dict):
-        if key in document:
-            return document[key]
-        document = list(document.values())
-    if isinstance(document, list):
-        for part in document:
-            value = find(part, key)
-            if value is not None:
-                return value
-    return None
-
-
-def fresh(folder):
-    shutil.rmtree(folder, ignore_errors=True)
-
-
 def postgres_backup(server, database, scratch, rounds):
-    ours, dump, pipes = scratch / "ours", scratch / "dump", scratch / "pipes"
+    folder, dump, pipes = scratch / "ours", scratch / "dump", scratch / "pipes"
     contenders = [
         Contender(
             "dm backup run --jobs 2",
-            lambda: our_backup(ours / "dm.toml", "--kind", "full"),
-            prepare=lambda: our_config(ours, server.url(database)),
-            output=ours / "repository",
+            lambda: our_backup(folder / "dm.toml", "--kind", "full"),
+            prepare=lambda: our_config(folder, server.url(database)),
+            output=folder / "repository",
             environment=server.environment,
         ),
         Contender(
@@ -156,9 +110,9 @@ def postgres_restore(server, database, scratch, rounds):
 
 
 def restore_words(contenders):
-    ours, peer = contenders
-    proof = median(ours, lambda s: s.notes["comparison"])
-    middle, least, most = measure.ratios(ours, peer, lambda s: s.seconds - s.notes.get("comparison", 0))
+    mine, peer = contenders
+    proof = median(mine, lambda s: s.notes["comparison"])
+    middle, least, most = measure.ratios(mine, peer, lambda s: s.seconds - s.notes.get("comparison", 0))
     return (
         f"Our time includes {proof:.2f} s (median) in which every restored row is read again and compared with the digests "
         f"of the backup; pg_restore proves nothing. Without that comparison the ratio is **{middle:.2f}** "
@@ -226,7 +180,7 @@ def change_pages(path, rows, share):
 def run_sqlite(args, scratch):
     if args.only and args.only != "sqlite":
         return
-    database, ours, copy = scratch / "shop.db", scratch / "ours-sqlite", scratch / "copy.db"
+    database, folder, copy = scratch / "shop.db", scratch / "ours-sqlite", scratch / "copy.db"
     print(f"sqlite: making {args.scale / 2} GiB", flush=True)
     rows = make_sqlite(database, args.scale * 2**30 / 2)
 
@@ -237,9 +191,9 @@ def run_sqlite(args, scratch):
     contenders = [
         Contender(
             "dm backup run",
-            lambda: our_backup(ours / "dm.toml", "--kind", "full"),
-            prepare=lambda: our_config(ours, f"sqlite:{database}"),
-            output=ours / "repository",
+            lambda: our_backup(folder / "dm.toml", "--kind", "full"),
+            prepare=lambda: our_config(folder, f"sqlite:{database}"),
+            output=folder / "repository",
         ),
         Contender(
             ".backup, then zstd -3 -T2",
@@ -252,10 +206,10 @@ def run_sqlite(args, scratch):
     size = database.stat().st_size / 2**30
     data = f"{size:.1f} GiB; sqlite3 {report.version('sqlite3', '--version').split()[0]}; zstd level {LEVEL}, {args.rounds} rounds."
 
-    first = disk_bytes(ours / "repository")
+    first = disk_bytes(folder / "repository")
     changed, pages = change_pages(database, rows, 0.01)
-    stdout, sample = measure.run(our_backup(ours / "dm.toml", "--kind", "incremental"))
-    second = disk_bytes(ours / "repository") - first
+    stdout, sample = measure.run(our_backup(folder / "dm.toml", "--kind", "incremental"))
+    second = disk_bytes(folder / "repository") - first
     if find(json.loads(stdout), "kind") == "full":
         raise measure.CommandFailed("the second backup was not an incremental one")
     words = (

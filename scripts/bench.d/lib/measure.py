@@ -69,9 +69,10 @@ def run(command, environment=None, server_cpu=lambda: 0.0):
     return stdout, sample
 
 
-def alternate(contenders, rounds, server_cpu=lambda: 0.0, say=print):
+def alternate(contenders, rounds, server_cpu=lambda: 0.0, say=print, before_round=lambda _number: None):
     """Lets every contender run once a round, each round beginning with another one; one round first to warm up."""
     for number in range(rounds + 1):
+        before_round(number)
         shift = number % len(contenders)
         for contender in contenders[shift:] + contenders[:shift]:
             contender.prepare()

@@ -28,8 +28,10 @@ TICK = os.sysconf("SC_CLK_TCK")
 class Server:
     """Use it in a `with`: it stops, and its folder goes, at the end."""
 
-    def __init__(self, bin_dir, scratch):
+    def __init__(self, bin_dir, scratch, settings="", initdb_arguments=()):
         self.bin_dir = Path(bin_dir)
+        self.settings = settings
+        self.initdb_arguments = initdb_arguments
         self.folder = Path(tempfile.mkdtemp(prefix="pg-", dir=scratch))
         self.data = self.folder / "data"
         self.password = secrets.token_hex(16)
@@ -46,9 +48,9 @@ class Server:
         password_file.write_text(self.password, encoding="utf-8")
         password_file.chmod(0o644)
         self._as_user("initdb", "-D", self.data, "-U", "postgres", "--auth=scram-sha-256", "--encoding=UTF8",
-                      "--locale=C.UTF-8", "--pwfile", password_file)
+                      "--locale=C.UTF-8", "--pwfile", password_file, *self.initdb_arguments)
         with open(self.data / "postgresql.conf", "a", encoding="utf-8") as conf:
-            conf.write(SETTINGS)
+            conf.write(SETTINGS + self.settings)
         self._as_user("pg_ctl", "start", "-w", "-t", "60", "-D", self.data, "-l", self.folder / "log",
                       "-o", f"-p {self.port}")
         return self

@@ -1,5 +1,6 @@
 """Writes results into docs/benchmarks.md: one section a benchmark, replaced in place."""
 
+import dataclasses
 import datetime
 import os
 import platform
@@ -37,6 +38,17 @@ def version(*command):
     """The first line that a program says of its version."""
     said = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True).stdout
     return said.strip().splitlines()[0]
+
+
+def cache():
+    """Where scripts/setup-servers puts what no package manager installs."""
+    fallback = "/var/cache/dm-test" if os.geteuid() == 0 else Path.home() / ".cache/dm-test"
+    return Path(os.environ.get("DM_TEST_CACHE") or fallback)
+
+
+def figures(contenders):
+    """Every sample of every contender, for a JSON file."""
+    return {contender.name: [dataclasses.asdict(sample) for sample in contender.samples] for contender in contenders}
 
 
 def mib(size):
