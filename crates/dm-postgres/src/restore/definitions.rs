@@ -91,7 +91,7 @@ impl Definitions {
 
     /// Makes schemas, types, functions, tables: everything that rows need.
     pub(super) async fn before_data(&self, ctx: &OpContext, plan: &Plan) -> Result<()> {
-        let Some(tables) = &plan.tables else {
+        let (Some(tables), None) = (&plan.tables, &plan.tenant) else {
             return self.run(ctx, "pre-data", &[], Strictness::Strict, None).await;
         };
         if plan.kind == Kind::Database {
@@ -107,7 +107,7 @@ impl Definitions {
                 self.run(ctx, "support", &support, Strictness::Lenient, None).await?;
             }
         }
-        let made = |relation: &str| tables.contains(relation) && !plan.existing.contains(relation);
+        let made = |relation: &str| tables.contains(relation);
         let chosen: Vec<&str> = self
             .before
             .iter()
@@ -148,20 +148,27 @@ impl Definitions {
         made: &BTreeSet<i64>,
         jobs: usize,
     ) -> Result<()> {
-        let mut rest = Vec::new();
+        let (mut rest, mut again) = (Vec::new(), Vec::new());
         for (id, line) in &self.after {
             if made.contains(id) {
                 continue;
             }
             let belonging = self.map.get(id);
-            if let Some(tables) = &plan.tables {
+            if let (Some(tables), None) = (&plan.tables, &plan.tenant) {
                 let Some(b) = belonging else { continue };
-                if !tables.contains(&b.relation) || plan.existing.contains(&b.relation) {
+                if !tables.contains(&b.relation) {
+                    // What refers to a table that was dropped lost its foreign key with it.
+                    if b.needs.as_ref().is_some_and(|n| tables.contains(n))
+                        && plan.existing.contains(&b.relation)
+                    {
+                        again.push(line.as_str());
+                    }
                     continue;
                 }
             }
             if let Some(needs) = belonging.and_then(|b| b.needs.as_deref())
-                && (left_out.contains(needs) || !plan.wants(needs))
+                && (left_out.contains(needs)
+                    || !(plan.wants(needs) || plan.tenant.is_some() || plan.existing.contains(needs)))
             {
                 let table = belonging.map_or("", |b| b.relation.as_str());
                 ctx.progress(Progress::Warning(format!(
@@ -171,10 +178,14 @@ impl Definitions {
             }
             rest.push(line.as_str());
         }
-        if rest.is_empty() {
-            return Ok(());
+        if !rest.is_empty() {
+            self.run(ctx, "post-data", &rest, Strictness::Strict, Some(jobs)).await?;
         }
-        self.run(ctx, "post-data", &rest, Strictness::Strict, Some(jobs)).await
+        if !again.is_empty() {
+            // Rows that came meanwhile may refer to what is not there: then their key is left out, and said to be.
+            self.run(ctx, "referring", &again, Strictness::Lenient, None).await?;
+        }
+        Ok(())
     }
 
     /// Runs the program: over a whole section when no lines are given.

@@ -1,12 +1,19 @@
 //! Restore: definitions without indexes, rows in parallel, indexes and constraints, proof, and only then the name.
 
+mod after;
 mod compare;
+mod content;
 mod definitions;
+mod merge;
+mod needed;
+mod opening;
+mod pick;
 mod place;
 mod plan;
 mod preview;
 mod rows;
 mod session;
+mod staging;
 
 use async_trait::async_trait;
 use dm_core::{
@@ -45,6 +52,9 @@ impl RestoreTarget for PostgresRestore {
         preview: &RestorePreview,
     ) -> Result<Box<dyn RestoreSession>> {
         check_open(&self.pool)?;
-        Ok(Box::new(session::open(ctx, self, request, manifest, preview).await?))
+        if plan::Plan::load(preview)?.kind == plan::Kind::Merge {
+            return Ok(Box::new(merge::open(ctx, self, request, manifest, preview).await?));
+        }
+        Ok(Box::new(opening::open(ctx, self, request, manifest, preview).await?))
     }
 }

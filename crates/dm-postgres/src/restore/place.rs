@@ -254,6 +254,15 @@ pub(super) async fn unseal(
     Ok(())
 }
 
+/// Names the sealed database that an error leaves behind.
+pub(super) fn kept(error: Error, sealed: &str) -> Error {
+    let hint = match error.hint() {
+        Some(hint) => format!("{hint}; the restored database is kept, closed to others, as {sealed}"),
+        None => format!("the restored database is kept, closed to others, as {sealed}"),
+    };
+    error.with_hint(hint)
+}
+
 /// A setting's name; one of an extension has a dot, each side is a name of its own.
 fn setting_name(name: &str) -> String {
     name.split('.').map(quote_ident).collect::<Vec<_>>().join(".")

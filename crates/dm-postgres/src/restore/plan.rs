@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dm_core::{BackupMode, EngineKind, Error, RestoreManifest, RestorePreview, Result};
+use dm_core::{BackupMode, EngineKind, Error, RestoreManifest, RestorePreview, Result, TenantFilter};
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::{DatabaseProperties, ObjectCounts};
 use crate::selection::{Pattern, nothing_matches};
+use crate::tenant::ForeignKey;
 
 /// Where it goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,8 +15,10 @@ use crate::selection::{Pattern, nothing_matches};
 pub(super) enum Kind {
     /// A database that is made and gets its name last.
     Database,
-    /// Single tables into the engine's own database.
+    /// Single tables that are missing, into the engine's own database.
     Tables,
+    /// Rows into tables of the engine's own database, in one transaction.
+    Merge,
 }
 
 /// The decisions.
@@ -28,12 +31,15 @@ pub(super) struct Plan {
     pub(super) kept_as: Option<String>,
     /// The tables that were asked for, all when `None`.
     pub(super) tables: Option<BTreeSet<String>>,
-    /// Of those, the ones that stand there already, empty: their rows alone are restored.
+    /// Tables of the database that stay: foreign keys between them and the restored ones are made again.
     pub(super) existing: BTreeSet<String>,
     /// Whether owners are restored.
     pub(super) owners: bool,
     /// Whether privileges are restored.
     pub(super) privileges: bool,
+    /// Only this tenant's rows are restored.
+    #[serde(default)]
+    pub(super) tenant: Option<TenantFilter>,
 }
 
 const ATTRIBUTE: &str = "plan";
@@ -68,15 +74,17 @@ pub(super) struct Source {
     pub(super) materialised_views: Vec<(String, String)>,
     pub(super) left_out: BTreeSet<String>,
     pub(super) tool_major: u32,
-    families: Vec<Family>,
+    pub(super) families: Vec<Family>,
+    /// `None` in backups that do not record them.
+    pub(super) foreign_keys: Option<Vec<ForeignKey>>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
-struct Family {
+pub(super) struct Family {
     schema: String,
     name: String,
-    table: String,
-    parents: Vec<String>,
+    pub(super) table: String,
+    pub(super) parents: Vec<String>,
 }
 
 /// A table with rows in the backup.
@@ -118,6 +126,8 @@ impl Source {
             tool_major: serde_json::from_value(attribute("tool_major"))
                 .map_err(broken("the tool's version"))?,
             families: serde_json::from_value(attribute("families")).map_err(broken("the families"))?,
+            foreign_keys: serde_json::from_value(attribute("foreign_keys"))
+                .map_err(broken("the foreign keys"))?,
         })
     }
 

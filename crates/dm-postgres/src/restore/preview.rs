@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dm_core::{
-    Destination, Error, ErrorKind, Finding, Level, MemberKind, OpContext, RestoreManifest, RestorePreview,
-    RestoreRequest, Result,
+    Destination, Error, Finding, Level, MemberKind, OpContext, RestoreManifest, RestorePreview,
+    RestoreRequest, Result, TenantFilter,
 };
 use sqlx::postgres::PgConnection;
 
+use super::merge::preview as merge;
 use super::place;
 use super::plan::{Kind, Plan, Source, TableMember, table_members};
 use crate::backup;
@@ -16,7 +17,6 @@ use crate::client::Client;
 use crate::error::reading;
 use crate::selection::listed;
 use crate::session::{close, open_control, open_pinned};
-use crate::sql::{dynamic, qualified};
 use crate::tools::ClientTools;
 
 /// Looks.
@@ -28,24 +28,20 @@ pub(super) async fn preview(
 ) -> Result<RestorePreview> {
     let source = Source::read(manifest)?;
     let tables = table_members(manifest)?;
-    let selected = source.select(&request.tables, &tables)?;
     let partial = manifest.source.tenant()?;
-    if request.tenant.is_some() && request.tenant != partial {
-        return Err(Error::unsupported("one tenant's rows cannot be restored yet").with_hint("choose tables"));
+    let choice = choose(request, partial.as_ref(), &source, &tables)?;
+    if let (Destination::InPlace, Some(chosen)) = (&request.destination, &choice.tables)
+        && let Some(mut preview) = merge::look(ctx, client, request, manifest, chosen, &tables).await?
+    {
+        if partial.is_some() && request.tenant.is_none() {
+            preview.findings.push(partial_in_place());
+        }
+        return Ok(preview);
     }
     let mut control = open_control(ctx, client, &[]).await?;
     let mut findings = Vec::new();
     if partial.is_some() && request.destination == Destination::InPlace {
-        findings.push(
-            Finding::new(
-                Level::Error,
-                "tenant",
-                "the backup holds the rows of one tenant only: everybody else's would be lost",
-            )
-            .with_mend(
-                "restore it to a new database, or choose the tenant: its rows alone then take their place",
-            ),
-        );
+        findings.push(partial_in_place());
     }
     let mut consequences = Vec::new();
 
@@ -81,21 +77,20 @@ pub(super) async fn preview(
     findings.extend(extensions(&mut control, &source).await?);
     let (owners, privileges) = roles(&mut control, &source, &mut findings).await?;
 
-    let into_tables = request.destination == Destination::InPlace && selected.is_some();
+    let into_tables = request.destination == Destination::InPlace && choice.tables.is_some();
     let mut plan = Plan {
         kind: if into_tables { Kind::Tables } else { Kind::Database },
         database: final_name(ctx, client, request, manifest),
         kept_as: None,
-        tables: selected,
+        tables: choice.tables,
         existing: BTreeSet::new(),
         owners,
         privileges,
+        tenant: choice.tenant,
     };
     match plan.kind {
-        Kind::Tables => {
-            into_existing(ctx, client, &mut plan, &tables, &mut findings, &mut consequences).await?;
-        }
-        Kind::Database => {
+        Kind::Tables => into_existing(ctx, client, &mut plan, &mut findings, &mut consequences).await?,
+        Kind::Merge | Kind::Database => {
             findings.push(may_create(&mut control, client).await?);
             let in_place = request.destination == Destination::InPlace;
             new_database(ctx, client, &mut control, &mut plan, in_place, &mut findings, &mut consequences)
@@ -104,8 +99,13 @@ pub(super) async fn preview(
     }
     findings.push(backup::connections(&mut control, request.jobs).await?);
     close(control).await;
-    if plan.tables.is_some() {
-        consequences.push("foreign keys to tables that are not restored are left out".to_owned());
+    match (&plan.tenant, &plan.tables) {
+        (Some(tenant), _) => consequences
+            .push(format!("only the rows of the tenant {tenant} are restored, and what they refer to")),
+        (None, Some(_)) if plan.kind == Kind::Database => {
+            consequences.push("foreign keys to tables that are not restored are left out".to_owned());
+        }
+        _ => {}
     }
     if manifest.members.iter().any(|(m, _)| m.kind == MemberKind::Globals) {
         findings.push(Finding::new(
@@ -147,7 +147,7 @@ fn members(manifest: &RestoreManifest, plan: &Plan) -> Vec<usize> {
     let wanted = |spec: &dm_core::MemberSpec| match (&spec.table, spec.kind) {
         (_, MemberKind::Globals) => false,
         (Some(table), _) => plan.wants(table),
-        (None, MemberKind::LargeObjects) => plan.tables.is_none(),
+        (None, MemberKind::LargeObjects) => plan.tables.is_none() && plan.tenant.is_none(),
         (None, _) => true,
     };
     manifest.members.iter().enumerate().filter(|(_, (spec, _))| wanted(spec)).map(|(i, _)| i).collect()
@@ -302,57 +302,73 @@ async fn new_database(
     Ok(())
 }
 
+/// What is restored: everything, some tables, or one tenant.
+struct Choice {
+    tables: Option<BTreeSet<String>>,
+    /// To be picked out of what is restored; `None` when the backup holds nothing else.
+    tenant: Option<TenantFilter>,
+}
+
+fn choose(
+    request: &RestoreRequest,
+    partial: Option<&TenantFilter>,
+    source: &Source,
+    members: &BTreeMap<String, TableMember>,
+) -> Result<Choice> {
+    let Some(tenant) = &request.tenant else {
+        return Ok(Choice { tables: source.select(&request.tables, members)?, tenant: None });
+    };
+    if !request.tables.is_empty() {
+        return Err(Error::invalid("either tables are restored or a tenant, not both").with_hint(
+            "a tenant's rows hang together across tables; restore the tenant into a new database to take single tables of it",
+        ));
+    }
+    if partial.is_some_and(|t| t != tenant) {
+        return Err(Error::not_found("the backup holds the rows of another tenant only")
+            .with_hint("choose a backup of the whole database, or of this tenant"));
+    }
+    if partial.is_some() && request.destination != Destination::InPlace {
+        return Ok(Choice { tables: None, tenant: None });
+    }
+    let needed = source.needed(&tenant.column, members)?;
+    Ok(Choice { tables: Some(needed), tenant: Some(tenant.clone()) })
+}
+
+fn partial_in_place() -> Finding {
+    Finding::new(
+        Level::Error,
+        "tenant",
+        "the backup holds the rows of one tenant only: everybody else's would be lost",
+    )
+    .with_mend("restore it to a new database, or choose the tenant: its rows alone then take their place")
+}
+
+/// Tables that are made: none of those with rows is there.
 async fn into_existing(
     ctx: &OpContext,
     client: &Client,
     plan: &mut Plan,
-    tables: &BTreeMap<String, TableMember>,
     findings: &mut Vec<Finding>,
     consequences: &mut Vec<String>,
 ) -> Result<()> {
-    let mut connection = match open_pinned(ctx, client).await {
-        Ok(connection) => connection,
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            return Err(Error::not_found(format!("there is no database {}", client.database))
-                .with_hint("restore single tables into a new database, or the whole database in place"));
-        }
-        Err(error) => return Err(error),
-    };
-    let there = catalog::relations(&mut connection).await?;
-    let by_name: BTreeMap<&str, &catalog::Relation> = there.iter().map(|r| (r.display.as_str(), r)).collect();
-    for table in plan.tables.clone().unwrap_or_default() {
-        let Some(found) = by_name.get(table.as_str()) else {
-            consequences.push(format!("the table {table} is made in {}", client.database));
-            continue;
-        };
-        let quoted = qualified(&found.schema, &found.name);
-        let query = format!(
-            "SELECT EXISTS (SELECT FROM {quoted}),
-                    EXISTS (SELECT FROM pg_catalog.pg_trigger WHERE tgrelid = $1::int8::oid)"
-        );
-        let (filled, triggers): (bool, bool) = sqlx::query_as(dynamic(query))
-            .bind(found.oid)
-            .persistent(false)
-            .fetch_one(&mut connection)
-            .await
-            .map_err(reading)?;
-        let columns = tables.get(&table).map(|m| m.columns.as_slice());
-        let trouble = if filled {
-            "exists and is not empty"
-        } else if triggers {
-            "exists and has triggers or foreign keys, which would fire"
-        } else if columns.is_some_and(|c| c != found.columns.as_slice()) {
-            "exists and has other columns"
-        } else {
-            consequences.push(format!("the empty table {table} is filled"));
-            plan.existing.insert(table);
-            continue;
-        };
-        findings.push(
-            Finding::new(Level::Error, "destination", format!("the table {table} {trouble}"))
-                .with_mend("rename or drop it first, or restore the table into a new database"),
-        );
-    }
+    let mut connection = open_pinned(ctx, client).await?;
+    let there: BTreeSet<String> =
+        catalog::relations(&mut connection).await?.into_iter().map(|r| r.display).collect();
     close(connection).await;
+    for table in plan.tables.iter().flatten() {
+        if there.contains(table) {
+            findings.push(
+                Finding::new(
+                    Level::Error,
+                    "destination",
+                    format!("{table} is there, and what belongs to it is not"),
+                )
+                .with_mend("rename or drop it first, or restore the tables into a new database"),
+            );
+        } else {
+            consequences.push(format!("the table {table} is made in {}", client.database));
+        }
+    }
+    plan.existing = there;
     Ok(())
 }

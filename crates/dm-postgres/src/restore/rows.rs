@@ -14,14 +14,21 @@ use crate::sql::{qualified, quote_ident};
 pub(super) async fn copy_in(
     connection: &mut PgConnection,
     table: &TableMember,
+    content: RestoreContent,
+) -> Result<u64> {
+    copy_into(connection, &qualified(&table.schema, &table.name), &table.columns, content).await
+}
+
+/// The same, to a table by its quoted name.
+pub(super) async fn copy_into(
+    connection: &mut PgConnection,
+    name: &str,
+    columns: &[String],
     mut content: RestoreContent,
 ) -> Result<u64> {
-    let name = qualified(&table.schema, &table.name);
-    let columns = match table.columns.is_empty() {
+    let columns = match columns.is_empty() {
         true => String::new(),
-        false => {
-            format!(" ({})", table.columns.iter().map(|c| quote_ident(c)).collect::<Vec<_>>().join(", "))
-        }
+        false => format!(" ({})", columns.iter().map(|c| quote_ident(c)).collect::<Vec<_>>().join(", ")),
     };
     let statement = format!("COPY {name}{columns} FROM STDIN");
     let mut copy = connection.copy_in_raw(&statement).await.map_err(writing)?;

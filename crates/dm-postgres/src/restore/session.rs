@@ -1,35 +1,31 @@
 //! A restore under way.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
 use dm_core::{
-    Comparison, Error, ErrorKind, MemberSpec, OpContext, Progress, RestoreContent, RestoreManifest,
-    RestorePreview, RestoreRequest, RestoreSession, Restored, Result, TableFacts,
+    Comparison, Error, MemberSpec, OpContext, Progress, RestoreContent, RestoreSession, Restored, Result,
+    TableFacts,
 };
-use futures::StreamExt;
-use serde::de::DeserializeOwned;
 use sqlx::Executor;
 use sqlx::postgres::{PgConnection, PgPool};
-use tokio::io::AsyncWriteExt;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::content::{json, lock, spool};
 use super::definitions::Definitions;
-use super::plan::{Kind, Plan, Source, TableMember, table_members};
-use super::{PostgresRestore, compare, place, rows};
+use super::opening::taken;
+use super::pick::Pick;
+use super::place::kept;
+use super::plan::{Kind, Plan, Source, TableMember};
+use super::{compare, place, rows};
 use crate::backup::toc::{self, Toc};
-use crate::backup::{
-    LARGE_OBJECT_LIST, LARGE_OBJECTS, LargeObjectFacts, SCHEMA, SEQUENCES, SequenceValue, scratch_failed,
-};
-use crate::catalog;
+use crate::backup::{LARGE_OBJECT_LIST, LARGE_OBJECTS, LargeObjectFacts, SCHEMA, SEQUENCES, SequenceValue};
 use crate::client::Client;
-use crate::error::{reading, writing};
+use crate::error::reading;
 use crate::session::{close, open_control, open_pinned};
-use crate::sql::{dynamic, qualified, quote_ident, quote_literal};
 use crate::tools::ClientTools;
 
 /// A table below this size has its indexes built at the end with the others: starting a program costs more.
@@ -38,152 +34,47 @@ const EARLY_INDEX_BYTES: u64 = 8 << 20;
 /// An open restore.
 pub(super) struct Session {
     /// The server, on the place that is written to.
-    place: Client,
+    pub(super) place: Client,
     /// The server, on the engine's own database.
-    client: Client,
-    pool: PgPool,
-    plan: Plan,
-    source: Source,
-    server_major: u32,
-    tools: ClientTools,
-    tables: BTreeMap<String, TableMember>,
-    stages: Vec<Vec<usize>>,
-    jobs: usize,
-    digest_key: [u8; 32],
-    scratch: tempfile::TempDir,
-    idle: Mutex<Vec<PgConnection>>,
-    progress: Mutex<State>,
-    background: tokio::sync::Mutex<JoinSet<Result<()>>>,
-    background_permits: Arc<Semaphore>,
+    pub(super) client: Client,
+    pub(super) pool: PgPool,
+    pub(super) plan: Plan,
+    pub(super) source: Source,
+    pub(super) server_major: u32,
+    pub(super) tools: ClientTools,
+    pub(super) tables: BTreeMap<String, TableMember>,
+    pub(super) stages: Vec<Vec<usize>>,
+    pub(super) jobs: usize,
+    pub(super) digest_key: [u8; 32],
+    pub(super) scratch: tempfile::TempDir,
+    pub(super) idle: Mutex<Vec<PgConnection>>,
+    pub(super) progress: Mutex<State>,
+    pub(super) background: tokio::sync::Mutex<JoinSet<Result<()>>>,
+    pub(super) background_permits: Arc<Semaphore>,
+    /// Where a tenant's rows are picked out of what came; made when the tables are.
+    pub(super) pick: tokio::sync::Mutex<Option<Arc<Pick>>>,
 }
 
 /// What came so far.
 #[derive(Default)]
-struct State {
-    toc: Option<Toc>,
-    definitions: Option<Arc<Definitions>>,
-    sequences: Vec<SequenceValue>,
-    large_objects: Vec<LargeObjectFacts>,
+pub(super) struct State {
+    pub(super) toc: Option<Toc>,
+    pub(super) definitions: Option<Arc<Definitions>>,
+    pub(super) sequences: Vec<SequenceValue>,
+    pub(super) large_objects: Vec<LargeObjectFacts>,
     /// Members and bytes still to come of each table.
-    remaining: BTreeMap<String, (usize, u64)>,
+    pub(super) remaining: BTreeMap<String, (usize, u64)>,
     /// Entries that are made, or being made.
-    made: BTreeSet<i64>,
-}
-
-/// Makes the place.
-pub(super) async fn open(
-    ctx: &OpContext,
-    target: &PostgresRestore,
-    request: &RestoreRequest,
-    manifest: &RestoreManifest,
-    preview: &RestorePreview,
-) -> Result<Session> {
-    let client = target.client.clone();
-    let source = Source::read(manifest)?;
-    let plan = Plan::load(preview)?;
-    let tables = table_members(manifest)?;
-    let tools = ClientTools::at_least(ctx, &client, source.tool_major, "pg_restore").await?;
-    let scratch = match &request.scratch_dir {
-        Some(folder) => tempfile::Builder::new().prefix("dm-").tempdir_in(folder),
-        None => tempfile::Builder::new().prefix("dm-").tempdir(),
-    }
-    .map_err(scratch_failed)?;
-    let mut remaining: BTreeMap<String, (usize, u64)> = BTreeMap::new();
-    for (spec, size) in preview.members.iter().filter_map(|i| manifest.members.get(*i)) {
-        if let Some(table) = &spec.table {
-            let (members, bytes) = remaining.entry(table.clone()).or_default();
-            *members += 1;
-            *bytes += size;
-        }
-    }
-    let stages = stages(manifest, preview, &remaining);
-    let mut control = open_control(ctx, &client, &[]).await?;
-    let server_major = catalog::version(&mut control).await?.major;
-    let place = match plan.kind {
-        Kind::Tables => client.clone(),
-        Kind::Database => {
-            if plan.kept_as.is_none() && place::exists(&mut control, &plan.database).await? {
-                return Err(taken(&plan.database));
-            }
-            let id = ctx.run_id().as_uuid().simple().to_string();
-            let unique = uuid_tail(&id);
-            let name = free_name(&mut control, &format!("dm_restore_{unique}")).await?;
-            place::create(&mut control, &name, &source, server_major).await?;
-            client.on_database(&name)
-        }
-    };
-    close(control).await;
-    let jobs = request.jobs.max(1);
-    Ok(Session {
-        place,
-        client,
-        pool: target.pool.clone(),
-        plan,
-        source,
-        server_major,
-        tools,
-        tables,
-        stages,
-        jobs,
-        digest_key: request.digest_key,
-        scratch,
-        idle: Mutex::default(),
-        progress: Mutex::new(State { remaining, ..State::default() }),
-        background: tokio::sync::Mutex::default(),
-        background_permits: Arc::new(Semaphore::new(jobs)),
-    })
-}
-
-fn taken(database: &str) -> Error {
-    Error::new(ErrorKind::AlreadyExists, format!("the database {database} exists and is not empty"))
-        .with_hint("name another database, drop it first, or restore in place")
-}
-
-fn uuid_tail(id: &str) -> &str {
-    id.get(id.len().saturating_sub(12)..).unwrap_or(id)
-}
-
-/// The name, or the first of `name_2`, `name_3` ... that is free: an earlier place of the same run may have been left.
-async fn free_name(control: &mut PgConnection, name: &str) -> Result<String> {
-    let mut candidate = name.to_owned();
-    let mut n = 1;
-    while place::exists(control, &candidate).await? {
-        n += 1;
-        candidate = format!("{name}_{n}");
-    }
-    Ok(candidate)
-}
-
-/// The map, the definitions, then rows and all else: largest tables first, so that their indexes start early.
-fn stages(
-    manifest: &RestoreManifest,
-    preview: &RestorePreview,
-    tables: &BTreeMap<String, (usize, u64)>,
-) -> Vec<Vec<usize>> {
-    let (mut first, mut second, mut rest) = (Vec::new(), Vec::new(), Vec::new());
-    for index in preview.members.iter().copied() {
-        match manifest.members.get(index).map(|(spec, _)| spec.name.as_str()) {
-            Some(toc::MEMBER) => first.push(index),
-            Some(SCHEMA) => second.push(index),
-            _ => rest.push(index),
-        }
-    }
-    rest.sort_by_key(|index| {
-        let member = manifest.members.get(*index);
-        let table = member.and_then(|(spec, _)| spec.table.clone());
-        let whole = table.as_ref().and_then(|t| tables.get(t)).map_or(0, |(_, bytes)| *bytes);
-        (std::cmp::Reverse(whole), table, *index)
-    });
-    vec![first, second, rest]
+    pub(super) made: BTreeSet<i64>,
 }
 
 impl Session {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.progress)
     }
 
-    async fn connection(&self, ctx: &OpContext) -> Result<PgConnection> {
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    pub(super) async fn connection(&self, ctx: &OpContext) -> Result<PgConnection> {
+        let idle = lock(&self.idle).pop();
         match idle {
             Some(connection) => Ok(connection),
             None => {
@@ -195,18 +86,18 @@ impl Session {
         }
     }
 
-    fn give_back(&self, connection: PgConnection) {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+    pub(super) fn give_back(&self, connection: PgConnection) {
+        lock(&self.idle).push(connection);
     }
 
     async fn close_idle(&self) {
-        let idle = std::mem::take(&mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner));
+        let idle = std::mem::take(&mut *lock(&self.idle));
         for connection in idle {
             close(connection).await;
         }
     }
 
-    fn definitions(&self) -> Result<Arc<Definitions>> {
+    pub(super) fn definitions(&self) -> Result<Arc<Definitions>> {
         self.state()
             .definitions
             .clone()
@@ -233,6 +124,9 @@ impl Session {
         .await?;
         definitions.before_data(ctx, &self.plan).await?;
         self.state().definitions = Some(Arc::new(definitions));
+        if self.plan.tenant.is_some() {
+            *self.pick.lock().await = Some(Arc::new(Pick::open(ctx, self).await?));
+        }
         Ok(())
     }
 
@@ -246,6 +140,9 @@ impl Session {
         let target = self.tables.get(table).ok_or_else(|| {
             Error::corrupt("the backup does not say which table a member is of").about(&member.name)
         })?;
+        if let Some(pick) = self.picking().await {
+            return pick.write(table, &target.columns, content).await;
+        }
         let mut connection = self.connection(ctx).await?;
         rows::copy_in(&mut connection, target, content).await.map_err(|e| e.about(table))?;
         self.give_back(connection);
@@ -259,7 +156,7 @@ impl Session {
                 None => false,
             }
         };
-        if complete && !self.plan.existing.contains(table) {
+        if complete {
             self.start_indexes(ctx, table).await?;
         }
         Ok(())
@@ -289,6 +186,10 @@ impl Session {
         Ok(())
     }
 
+    async fn picking(&self) -> Option<Arc<Pick>> {
+        self.pick.lock().await.clone()
+    }
+
     async fn join_background(&self) -> Result<()> {
         let mut background = self.background.lock().await;
         while let Some(done) = background.join_next().await {
@@ -296,143 +197,6 @@ impl Session {
         }
         Ok(())
     }
-
-    /// Sequences: of single tables only those that were made with them.
-    async fn set_sequences(&self, connection: &mut PgConnection) -> Result<()> {
-        let sequences = std::mem::take(&mut self.state().sequences);
-        let made: Option<BTreeSet<(String, String)>> = match &self.plan.tables {
-            None => None,
-            Some(tables) => {
-                let there = catalog::relations(connection).await?;
-                let owners: BTreeSet<i64> = there
-                    .iter()
-                    .filter(|r| tables.contains(&r.display) && !self.plan.existing.contains(&r.display))
-                    .map(|r| r.oid)
-                    .collect();
-                let ours = |r: &&catalog::Relation| match r.owned_by {
-                    Some(table) => owners.contains(&table),
-                    None => self.plan.kind == Kind::Database,
-                };
-                Some(there.iter().filter(ours).map(|r| (r.schema.clone(), r.name.clone())).collect())
-            }
-        };
-        for value in sequences {
-            if made.as_ref().is_some_and(|m| !m.contains(&(value.schema.clone(), value.name.clone()))) {
-                continue;
-            }
-            sqlx::query("SELECT pg_catalog.setval($1::text::pg_catalog.regclass, $2, $3)")
-                .bind(qualified(&value.schema, &value.name))
-                .bind(value.last_value)
-                .bind(value.is_called)
-                .execute(&mut *connection)
-                .await
-                .map_err(|e| writing(e).about(format!("{}.{}", value.schema, value.name)))?;
-        }
-        Ok(())
-    }
-
-    async fn describe_large_objects(&self, ctx: &OpContext, connection: &mut PgConnection) -> Result<()> {
-        let objects = std::mem::take(&mut self.state().large_objects);
-        let known: BTreeSet<String> =
-            sqlx::query_scalar::<_, String>("SELECT rolname::text FROM pg_catalog.pg_roles")
-                .fetch_all(&mut *connection)
-                .await
-                .map_err(reading)?
-                .into_iter()
-                .collect();
-        for object in objects {
-            ctx.check()?;
-            let name = format!("LARGE OBJECT {}", object.oid);
-            let mut commands = Vec::new();
-            if let Some(comment) = &object.comment {
-                commands.push(format!("COMMENT ON {name} IS {}", quote_literal(comment)));
-            }
-            if self.plan.privileges {
-                for grant in object.grants {
-                    let to = match grant.grantee {
-                        None => "PUBLIC".to_owned(),
-                        Some(role) if known.contains(&role) => quote_ident(&role),
-                        Some(_) => continue,
-                    };
-                    if let "SELECT" | "UPDATE" = grant.privilege.as_str() {
-                        let option = if grant.grantable { " WITH GRANT OPTION" } else { "" };
-                        commands.push(format!("GRANT {} ON {name} TO {to}{option}", grant.privilege));
-                    }
-                }
-            }
-            if self.plan.owners && known.contains(&object.owner) {
-                commands.push(format!("ALTER {name} OWNER TO {}", quote_ident(&object.owner)));
-            }
-            if !commands.is_empty() {
-                place::command(connection, commands.join("; ")).await?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn refresh_views(&self, ctx: &OpContext, connection: &mut PgConnection) -> Result<()> {
-        if self.plan.tables.is_some() {
-            return Ok(());
-        }
-        for (schema, name) in &self.source.materialised_views {
-            let view = qualified(schema, name);
-            ctx.run(place::command(connection, format!("REFRESH MATERIALIZED VIEW {view}")))
-                .await
-                .map_err(|e| e.about(view.clone()))?;
-        }
-        Ok(())
-    }
-
-    async fn analyze(&self, ctx: &OpContext, connection: &mut PgConnection) -> Result<()> {
-        let text = match (&self.plan.tables, self.plan.kind) {
-            (Some(tables), Kind::Tables) => {
-                let names: Vec<String> = tables
-                    .iter()
-                    .filter_map(|t| self.tables.get(t))
-                    .map(|m| qualified(&m.schema, &m.name))
-                    .collect();
-                format!("ANALYZE {}", names.join(", "))
-            }
-            _ => "ANALYZE".to_owned(),
-        };
-        ctx.run(async { connection.execute(sqlx::raw_sql(dynamic(text))).await.map(drop).map_err(writing) })
-            .await
-    }
-
-    /// Removes tables that were made in an existing database, and empties those that were empty.
-    async fn undo_tables(&self, ctx: &OpContext) -> Result<()> {
-        let mut connection = open_pinned(ctx, &self.place).await?;
-        for table in self.plan.tables.iter().flatten() {
-            let Some(member) = self.tables.get(table) else { continue };
-            let name = qualified(&member.schema, &member.name);
-            let text = match self.plan.existing.contains(table) {
-                true => format!("TRUNCATE ONLY {name}"),
-                false => format!("DROP TABLE IF EXISTS {name} CASCADE"),
-            };
-            place::command(&mut connection, text).await.map_err(|e| e.about(table))?;
-        }
-        close(connection).await;
-        Ok(())
-    }
-}
-
-/// Writes content to a file.
-async fn spool(mut content: RestoreContent, path: PathBuf) -> Result<()> {
-    let mut file = tokio::fs::File::create(&path).await.map_err(scratch_failed)?;
-    while let Some(block) = content.next().await {
-        file.write_all(&block?.bytes).await.map_err(scratch_failed)?;
-    }
-    file.flush().await.map_err(scratch_failed)
-}
-
-/// Reads a small member of JSON.
-async fn json<T: DeserializeOwned>(mut content: RestoreContent, name: &str) -> Result<T> {
-    let mut bytes = Vec::new();
-    while let Some(block) = content.next().await {
-        bytes.extend_from_slice(&block?.bytes);
-    }
-    serde_json::from_slice(&bytes)
-        .map_err(|e| Error::corrupt("a member is not what it should be").about(name).with_source(e))
 }
 
 #[async_trait]
@@ -477,6 +241,9 @@ impl RestoreSession for Session {
 
     async fn finish(&self, ctx: &OpContext) -> Result<()> {
         ctx.run(self.join_background()).await?;
+        if let (Some(pick), Some(tenant)) = (self.picking().await, &self.plan.tenant) {
+            pick.settle(ctx, tenant).await?;
+        }
         let definitions = self.definitions()?;
         let made = self.state().made.clone();
         definitions.after_data(ctx, &self.plan, &self.source.left_out, &made, self.jobs).await?;
@@ -491,7 +258,11 @@ impl RestoreSession for Session {
     }
 
     async fn compare(&self, ctx: &OpContext, expected: &[TableFacts]) -> Result<Comparison> {
-        compare::compare(
+        let picked = match self.picking().await {
+            Some(pick) => pick.compare(ctx, self.digest_key).await?,
+            None => Vec::new(),
+        };
+        let mut comparison = compare::compare(
             ctx,
             &compare::Subject {
                 client: &self.place,
@@ -503,10 +274,15 @@ impl RestoreSession for Session {
             },
             expected,
         )
-        .await
+        .await?;
+        comparison.tables.extend(picked);
+        Ok(comparison)
     }
 
     async fn release(self: Box<Self>, ctx: &OpContext) -> Result<Restored> {
+        if let Some(pick) = self.picking().await {
+            pick.close().await;
+        }
         self.close_idle().await;
         let location = self.client.on_database(&self.plan.database).location();
         if self.plan.kind == Kind::Tables {
@@ -534,6 +310,9 @@ impl RestoreSession for Session {
 
     async fn discard(self: Box<Self>, ctx: &OpContext) -> Result<()> {
         self.background.lock().await.shutdown().await;
+        if let Some(pick) = self.picking().await {
+            pick.close().await;
+        }
         self.close_idle().await;
         // Whoever cancelled the restore wants it gone all the same.
         let ctx = ctx.clone().with_cancellation(CancellationToken::new());
@@ -546,13 +325,4 @@ impl RestoreSession for Session {
         close(control).await;
         Ok(())
     }
-}
-
-/// Names the sealed database that an error leaves behind.
-fn kept(error: Error, sealed: &str) -> Error {
-    let hint = match error.hint() {
-        Some(hint) => format!("{hint}; the restored database is kept, closed to others, as {sealed}"),
-        None => format!("the restored database is kept, closed to others, as {sealed}"),
-    };
-    error.with_hint(hint)
 }

@@ -108,7 +108,7 @@ impl Graph {
 }
 
 /// The table that a partition is a part of, to the top; itself when it is none.
-fn root<'a>(relation: &'a Relation, by_oid: &BTreeMap<i64, &'a Relation>) -> &'a Relation {
+pub(crate) fn root<'a>(relation: &'a Relation, by_oid: &BTreeMap<i64, &'a Relation>) -> &'a Relation {
     let mut top = relation;
     while let Some(parent) = top.parents.first().and_then(|p| by_oid.get(p))
         && parent.kind == RelationKind::Partitioned

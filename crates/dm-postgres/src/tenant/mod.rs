@@ -18,6 +18,6 @@ mod keys;
 mod rows;
 
 pub(crate) use closure::{Closure, Found, Seed, check_value};
-pub(crate) use graph::{Graph, Node, unknown_column};
+pub(crate) use graph::{Graph, Leaf, Node, root, unknown_column};
 pub(crate) use keys::{ForeignKey, foreign_keys};
 pub(crate) use rows::RowSet;

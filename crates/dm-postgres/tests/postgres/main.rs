@@ -2,6 +2,7 @@
 
 mod conformance;
 mod physical_backup;
+mod merge;
 mod query;
 mod round_trip;
 mod support;

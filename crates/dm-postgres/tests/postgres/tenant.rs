@@ -12,18 +12,10 @@ pub(crate) fn tenant(text: &str) -> TenantFilter {
     text.parse().expect("a tenant")
 }
 
-/// What the tenant has of each table, by conditions that a person wrote: table, condition on `t`.
-fn belongs(id: u32) -> Vec<(&'static str, String)> {
-    let users = format!("SELECT id FROM app.users WHERE tenant_id = {id}");
-    // A loan without a tenant is the lender's and the borrower's: of everybody that it refers to.
-    let loans = format!(
-        "t.tenant_id = {id} OR (t.tenant_id IS NULL AND (t.from_user IN ({users}) OR t.to_user IN ({users})))"
-    );
-    let lent = loans.replace("t.", "l.");
-    let members = format!(
-        "t.user_id IN ({users}) OR t.team IN (SELECT id FROM app.teams WHERE tenant_id = {id})
-         OR t.id IN (SELECT lead FROM app.teams WHERE tenant_id = {id})"
-    );
+/// What a person says belongs to a tenant, table by table: a condition on `t`, which may ask for `wanted_users`.
+pub(crate) fn conditions(id: u32) -> Vec<(&'static str, String)> {
+    let (users, loans, members) = shared_conditions(id);
+    let wanted = "SELECT id FROM wanted_users";
     vec![
         ("app.orders", format!("t.tenant_id = {id}")),
         ("app.days", format!("t.tenant_id = {id}")),
@@ -31,34 +23,67 @@ fn belongs(id: u32) -> Vec<(&'static str, String)> {
         ("app.returns", format!("t.t = {id}")),
         ("app.events", format!("t.user_id IN ({users})")),
         ("app.visits", format!("t.tid = {id}")),
-        ("app.members", members.clone()),
+        ("app.teams", format!("t.tenant_id = {id}")),
+        ("app.members", members),
         ("app.loans", loans),
-        ("app.tenants", format!("t.id = {id} OR t.id IN (SELECT tenant_id FROM app.users u WHERE u.id IN (SELECT id FROM wanted_users))")),
-        ("app.users", "t.id IN (SELECT id FROM wanted_users)".to_owned()),
-        ("app.countries", "t.code IN (SELECT country FROM app.users u WHERE u.id IN (SELECT id FROM wanted_users)) OR t.code IN
-            (SELECT part_of FROM app.countries c JOIN app.users u ON u.country = c.code WHERE u.id IN (SELECT id FROM wanted_users))".to_owned()),
-        ("app.products", format!("t.id <= (SELECT max(product) FROM \"Odd Schema\".\"Order \"\"Items\"\"\" WHERE \"Tenant\" = {id})")),
+        ("app.users", format!("t.id IN ({wanted})")),
+        ("app.tenants", format!("t.id = {id} OR t.id IN (SELECT tenant_id FROM app.users u WHERE u.id IN ({wanted}))")),
+        (
+            "app.countries",
+            format!(
+                "t.code IN (SELECT country FROM app.users u WHERE u.id IN ({wanted}))
+                 OR t.code IN (SELECT part_of FROM app.countries c JOIN app.users u ON u.country = c.code WHERE u.id IN ({wanted}))"
+            ),
+        ),
+        (
+            "app.products",
+            format!("t.id <= (SELECT max(product) FROM \"Odd Schema\".\"Order \"\"Items\"\"\" WHERE \"Tenant\" = {id})"),
+        ),
         ("app.holidays", "false".to_owned()),
     ]
-    .into_iter()
-    .map(|(table, condition)| {
-        // Whoever is the tenant's, is the boss of those, lends, borrows, or is in a team with them.
-        let wanted = format!(
-            "WITH RECURSIVE wanted_users(id) AS (
-                SELECT id FROM (SELECT id FROM app.users WHERE tenant_id = {id}
-                  UNION SELECT from_user FROM app.loans l WHERE {lent} UNION SELECT to_user FROM app.loans l WHERE {lent}
-                  UNION SELECT user_id FROM app.members t WHERE {members}) x WHERE id IS NOT NULL
-                UNION SELECT boss FROM app.users u JOIN wanted_users w ON w.id = u.id WHERE boss IS NOT NULL)"
-        );
-        (table, format!("{wanted} SELECT count(*) || ' ' || coalesce(md5(string_agg(t::text, '|' ORDER BY t::text)), '-') FROM {table} t WHERE {condition}"))
-    })
-    .collect()
+}
+
+fn shared_conditions(id: u32) -> (String, String, String) {
+    let users = format!("SELECT id FROM app.users WHERE tenant_id = {id}");
+    // A loan without a tenant is the lender's and the borrower's: of everybody that it refers to.
+    let loans = format!(
+        "t.tenant_id = {id} OR (t.tenant_id IS NULL AND (t.from_user IN ({users}) OR t.to_user IN ({users})))"
+    );
+    let members = format!(
+        "t.user_id IN ({users}) OR t.team IN (SELECT id FROM app.teams WHERE tenant_id = {id})
+         OR t.id IN (SELECT lead FROM app.teams WHERE tenant_id = {id})"
+    );
+    (users, loans, members)
+}
+
+/// Rows and a digest of a table, of the rows that a condition names.
+pub(crate) fn digest(id: u32, table: &str, condition: &str) -> String {
+    let (users, loans, members) = shared_conditions(id);
+    // Whoever is the tenant's, lends to or borrows from it, is in a team with it; and the bosses of those.
+    format!(
+        "WITH RECURSIVE wanted_users(id) AS (
+            SELECT id FROM ({users}
+              UNION SELECT from_user FROM app.loans t WHERE {loans} UNION SELECT to_user FROM app.loans t WHERE {loans}
+              UNION SELECT user_id FROM app.members t WHERE {members}) x WHERE id IS NOT NULL
+            UNION SELECT boss FROM app.users u JOIN wanted_users w ON w.id = u.id WHERE boss IS NOT NULL)
+         SELECT count(*) || ' ' || coalesce(md5(string_agg(t::text, '|' ORDER BY t::text)), '-') FROM {table} t WHERE {condition}"
+    )
+}
+
+/// The tenant's part of every table, as one line each.
+pub(crate) async fn part_of(db: &TestDatabase, database: &str, id: u32) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (table, condition) in conditions(id) {
+        let line = db.psql_in(database, &digest(id, table, &condition)).await.expect("a part");
+        lines.push(format!("{table} {line}"));
+    }
+    lines
 }
 
 /// Rows and a digest of every table, as one line each.
-async fn content(db: &TestDatabase, database: &str) -> Vec<String> {
+pub(crate) async fn content(db: &TestDatabase, database: &str) -> Vec<String> {
     let mut lines = Vec::new();
-    for (table, _) in belongs(1) {
+    for (table, _) in conditions(1) {
         let query = format!(
             "SELECT '{table} ' || count(*) || ' ' || coalesce(md5(string_agg(t::text, '|' ORDER BY t::text)), '-') FROM {table} t"
         );
@@ -79,10 +104,7 @@ async fn only_one_tenant(major: u32) {
         let goal = fresh_name("tenant");
         let (comparison, _) = restore(&engine, &backed, &into(Destination::New(Some(goal.clone())))).await;
         assert!(comparison.is_proven(), "{comparison:#?}");
-        let mut expected = Vec::new();
-        for (table, query) in belongs(id) {
-            expected.push(format!("{table} {}", db.psql(&query).await.expect("an oracle")));
-        }
+        let expected = part_of(&db, db.name(), id).await;
         assert_eq!(content(&db, &goal).await, expected, "tenant {id}");
         let keys = "SELECT count(*) FILTER (WHERE convalidated) || ' of ' || count(*) FROM pg_constraint WHERE contype = 'f'";
         assert_eq!(db.psql_in(&goal, keys).await.expect("keys"), db.psql(keys).await.expect("keys"));
