@@ -1,8 +1,8 @@
 //! The PostgreSQL adapter against real servers. One program, so that the servers are started once.
 
 mod conformance;
-mod physical_backup;
 mod merge;
+mod physical_backup;
 mod query;
 mod round_trip;
 mod support;
