@@ -16,6 +16,8 @@ use crate::{SqliteLocation, SqliteOptions};
 pub(crate) struct Pool {
     path: PathBuf,
     options: SqliteOptions,
+    /// Whether nobody writes the file, so that no lock is taken and no file is made beside it.
+    immutable: bool,
     permits: Arc<Semaphore>,
     idle: Mutex<Vec<Idle>>,
 }
@@ -39,6 +41,18 @@ impl Pool {
     pub(crate) fn new(location: &SqliteLocation, options: SqliteOptions) -> Arc<Self> {
         Arc::new(Self {
             path: location.path().to_owned(),
+            immutable: false,
+            permits: Arc::new(Semaphore::new(options.max_connections)),
+            options,
+            idle: Mutex::default(),
+        })
+    }
+
+    /// Connections for reading a file that nobody writes: a sealed restore.
+    pub(crate) fn immutable(path: PathBuf, options: SqliteOptions) -> Arc<Self> {
+        Arc::new(Self {
+            path,
+            immutable: true,
             permits: Arc::new(Semaphore::new(options.max_connections)),
             options,
             idle: Mutex::default(),
@@ -82,10 +96,12 @@ impl Pool {
                 None => break,
             }
         }
-        let (path, options) = (self.path.clone(), self.options.clone());
-        let worker =
-            Worker::start(self.gate(ctx), move || connect::live(&path, &options, Purpose::Statements))
-                .await?;
+        let (path, options, immutable) = (self.path.clone(), self.options.clone(), self.immutable);
+        let worker = Worker::start(self.gate(ctx), move || match immutable {
+            true => connect::immutable(&path),
+            false => connect::live(&path, &options, Purpose::Statements),
+        })
+        .await?;
         Ok(Lease::new(self, permit, Idle { worker, file: self.file_id() }))
     }
 

@@ -2,6 +2,7 @@
 
 mod compare;
 mod preview;
+mod sealed;
 mod session;
 mod swap;
 mod tables;
@@ -13,7 +14,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use dm_core::{
     Error, ErrorKind, Level, OpContext, RestoreManifest, RestorePreview, RestoreRequest, RestoreSession,
-    RestoreTarget, Result,
+    RestoreTarget, Restored, Result,
 };
 use serde::{Deserialize, Serialize};
 
@@ -134,6 +135,11 @@ impl RestoreTarget for Target {
             request,
             &manifest.source,
         )))
+    }
+
+    async fn release_sealed(&self, ctx: &OpContext, location: &str) -> Result<Restored> {
+        self.pool.check_open()?;
+        sealed::release(ctx, &self.pool, location).await
     }
 }
 

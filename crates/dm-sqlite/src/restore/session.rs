@@ -7,16 +7,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use dm_core::{
-    Comparison, Error, MemberSpec, OpContext, RestoreBlock, RestoreContent, RestoreRequest, RestoreSession,
-    Restored, Result, SourceDescription, TableFacts,
+    Comparison, Error, MemberSpec, OpContext, QueryPort, RestoreBlock, RestoreContent, RestoreRequest,
+    RestoreSession, Restored, Result, SourceDescription, TableFacts,
 };
 use futures::StreamExt;
 use tokio::sync::mpsc;
 
-use super::{Plan, compare, kept_name, swap, tables};
+use super::{Plan, compare, sealed, tables};
 use crate::error::file as file_error;
 use crate::pool::Pool;
-use crate::{MEMBER, ROW_ENCODING, disk, worker};
+use crate::query::Queries;
+use crate::{MEMBER, ROW_ENCODING, SqliteOptions, disk, worker};
 
 const BLOCKS_IN_FLIGHT: usize = 4;
 
@@ -32,6 +33,8 @@ pub(super) struct Session {
     same_encoding: bool,
     /// What `compare` was told, for the proof inside a merge.
     expected: Mutex<Vec<TableFacts>>,
+    /// Connections for questions to the sealed file.
+    questions: Mutex<Option<Arc<Pool>>>,
     progress: Mutex<Step>,
 }
 
@@ -62,6 +65,7 @@ impl Session {
             key: request.digest_key,
             same_encoding: encoding == Some(ROW_ENCODING.into()),
             expected: Mutex::default(),
+            questions: Mutex::default(),
             progress: Mutex::new(Step::Opened),
         }
     }
@@ -96,6 +100,23 @@ impl Session {
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
         worker::spawn(self.pool.gate_for_long_work(ctx), "dm-sqlite-restore", work)?.wait().await
+    }
+
+    async fn end_questions(&self) {
+        let questions = self.questions.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(questions) = questions {
+            questions.close().await;
+        }
+    }
+
+    /// The place as it stands, for whoever names it.
+    fn place(&self) -> sealed::Place {
+        sealed::Place {
+            sealed: self.sealed(),
+            plan: self.plan.clone(),
+            expected: self.expected.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            key: self.key,
+        }
     }
 
     /// What of the expected facts can be asked of this restore.
@@ -173,41 +194,41 @@ impl RestoreSession for Session {
         Ok(Comparison { tables: compared, checks })
     }
 
+    async fn statements(&self, _ctx: &OpContext) -> Result<Option<Arc<dyn QueryPort>>> {
+        self.reached(Step::Finished)?;
+        let mut questions = self.questions.lock().unwrap_or_else(PoisonError::into_inner);
+        let pool = questions.get_or_insert_with(|| {
+            let options = SqliteOptions { max_connections: 1, ..self.pool.options().clone() };
+            Pool::immutable(self.sealed(), options)
+        });
+        Ok(Some(Arc::new(Queries { pool: Arc::clone(pool) })))
+    }
+
+    async fn keep(self: Box<Self>, ctx: &OpContext) -> Result<String> {
+        self.reached(Step::Finished)?;
+        self.end_questions().await;
+        let (place, image) = (self.place(), self.image.clone());
+        self.on_thread(ctx, move || {
+            if place.sealed != image {
+                disk::remove_if_there(&image)?;
+            }
+            place.mark()?;
+            Ok(place.sealed.display().to_string())
+        })
+        .await
+    }
+
     async fn release(self: Box<Self>, ctx: &OpContext) -> Result<Restored> {
         self.reached(Step::Finished)?;
-        let (sealed, image, plan) = (self.sealed(), self.image.clone(), self.plan.clone());
-        let destination = plan.destination.clone();
-        if !plan.in_place {
-            self.on_thread(ctx, move || {
-                swap::name_new(&sealed, &plan.destination)?;
-                disk::remove_if_there(&image)
-            })
-            .await?;
-            return Ok(Restored { location: destination.display().to_string(), ..Restored::default() });
-        }
-        let expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let kept = kept_name(&destination, ctx.now());
-        let (options, key) = (self.pool.options().clone(), self.key);
-        // Nobody of this program may have the file open, or come to open it, while it changes hands.
-        let _paused = self.pool.pause(ctx).await?;
-        let previous = self
-            .on_thread(ctx, move || {
-                if plan.tables.is_empty() || !disk::exists(&plan.destination) {
-                    return place_whole_or_tables(&sealed, &plan, &kept, &options);
-                }
-                tables::merge(&image, &plan.destination, &kept, &plan.tables, &expected, key, &options)?;
-                disk::remove_if_there(&image)?;
-                Ok(Some(kept))
-            })
-            .await?;
-        Ok(Restored {
-            location: destination.display().to_string(),
-            previous: previous.map(|p| p.display().to_string()),
-            ..Restored::default()
-        })
+        self.end_questions().await;
+        let image = self.image.clone();
+        let restored = self.place().open(ctx, &self.pool).await?;
+        self.on_thread(ctx, move || disk::remove_if_there(&image)).await?;
+        Ok(restored)
     }
 
     async fn discard(self: Box<Self>, ctx: &OpContext) -> Result<()> {
+        self.end_questions().await;
         let (image, assembly) = (self.image.clone(), self.assembly());
         // Also after a cancellation: that is when most is discarded. Two unlinks do not wait for anybody.
         let _ = ctx;
@@ -220,23 +241,6 @@ impl RestoreSession for Session {
         .await
         .map_err(|e| Error::internal("the removal of the sealed file did not end").with_source(e))?
     }
-}
-
-/// In place where nothing stands, or as a whole.
-fn place_whole_or_tables(
-    sealed: &std::path::Path,
-    plan: &Plan,
-    kept: &std::path::Path,
-    options: &crate::SqliteOptions,
-) -> Result<Option<PathBuf>> {
-    if plan.tables.is_empty() {
-        return swap::replace(sealed, &plan.destination, kept, options);
-    }
-    let assembly = disk::with_suffix(sealed, ".tables");
-    tables::assemble(sealed, &assembly, &plan.tables)?;
-    let previous = swap::replace(&assembly, &plan.destination, kept, options)?;
-    disk::remove_if_there(sealed)?;
-    Ok(previous)
 }
 
 fn write_blocks(image: &std::path::Path, size: u64, mut receive: mpsc::Receiver<RestoreBlock>) -> Result<()> {
