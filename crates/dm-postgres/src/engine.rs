@@ -88,7 +88,7 @@ impl PostgresEngine {
 }
 
 /// The pool of statements: lazy, and with the session settings that values are decoded under.
-fn pool(client: &Client) -> PgPool {
+pub(crate) fn pool(client: &Client) -> PgPool {
     let options = &client.options;
     let mut settings = String::from(
         "SET datestyle = 'ISO, MDY'; SET intervalstyle = 'postgres'; SET bytea_output = 'hex'; \

@@ -10,9 +10,9 @@ use bytes::Bytes;
 use dm_core::{
     BackupMode, BackupRequest, BackupSession, BackupSource, Block, BlockStream, Capabilities, Comparison,
     ConsistencyPoint, Destination, Engine, EngineId, EngineKind, Error, ErrorKind, Finding, Health, Layout,
-    Level, MemberKind, MemberSpec, OpContext, Preflight, RestoreContent, RestoreManifest, RestorePreview,
-    RestoreRequest, RestoreSession, RestoreTarget, Restored, Result, RowHasher, ServerVersion,
-    SessionSummary, SourceDescription, TableComparison, TableFacts,
+    Level, LogSource, MemberKind, MemberSpec, OpContext, Preflight, QueryPort, RestoreContent,
+    RestoreManifest, RestorePreview, RestoreRequest, RestoreSession, RestoreTarget, Restored, Result,
+    RowHasher, ServerVersion, SessionSummary, SourceDescription, TableComparison, TableFacts,
 };
 use futures::{StreamExt, TryStreamExt};
 use tokio::sync::Notify;
@@ -47,6 +47,8 @@ pub(crate) struct Faults {
     pub(crate) fail_discard: bool,
     /// What the preflight finds.
     pub(crate) preflight: Vec<Finding>,
+    /// From backups of these moments the log leads nowhere.
+    pub(crate) log_ends_after: Vec<chrono::DateTime<chrono::Utc>>,
 }
 
 #[derive(Debug, Default)]
@@ -59,6 +61,10 @@ pub(crate) struct State {
     pub(crate) faults: Faults,
     pub(crate) can: Capabilities,
     pub(crate) connections: Option<(u32, u32)>,
+    /// Whether the engine has a log, and where it stands.
+    pub(crate) log: Option<u64>,
+    /// Places that were kept sealed: by their name, the final one.
+    pub(crate) kept: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug)]
@@ -135,6 +141,9 @@ impl Engine for MemoryEngine {
     fn restore(&self) -> Option<Arc<dyn RestoreTarget>> {
         Some(Arc::new(self.clone()))
     }
+    fn log(&self) -> Option<Arc<dyn LogSource>> {
+        self.state().log.map(|_| Arc::new(crate::statements::NoLog) as Arc<dyn LogSource>)
+    }
     async fn close(&self) {}
 }
 
@@ -208,7 +217,11 @@ impl BackupSource for MemoryEngine {
                 mode: request.mode.unwrap_or(state.mode),
                 database: "shop".into(),
                 system_identifier: Some(state.system.clone()),
-                consistency: ConsistencyPoint { at: ctx.now(), position: None, timeline: None },
+                consistency: ConsistencyPoint {
+                    at: ctx.now(),
+                    position: state.log.map(|at| format!("0/{at:X}")),
+                    timeline: state.log.map(|_| "1".to_owned()),
+                },
                 attributes: BTreeMap::new(),
             },
             members,
@@ -317,11 +330,16 @@ impl RestoreTarget for MemoryEngine {
         let members: Vec<usize> = manifest.members.iter().enumerate().filter_map(wanted).collect();
         let location = name_of(&request.destination);
         let taken = self.state().databases.contains_key(&location);
-        let findings =
-            taken.then(|| Finding::new(Level::Error, "destination", format!("{location} exists already")));
+        let mut findings: Vec<Finding> = taken
+            .then(|| Finding::new(Level::Error, "destination", format!("{location} exists already")))
+            .into_iter()
+            .collect();
+        if self.state().faults.log_ends_after.contains(&manifest.source.consistency.at) {
+            findings.push(Finding::new(Level::Error, "log", "the log does not lead there"));
+        }
         Ok(RestorePreview {
             consequences: vec![format!("{location} is made")],
-            findings: findings.into_iter().collect(),
+            findings,
             bytes: members.iter().map(|i| manifest.members[*i].1).sum(),
             members,
             location,
@@ -352,6 +370,14 @@ impl RestoreTarget for MemoryEngine {
             tables: preview.members.iter().filter_map(|i| manifest.members[*i].0.table.clone()).collect(),
             kept: false,
         }))
+    }
+
+    async fn release_sealed(&self, _: &OpContext, location: &str) -> Result<Restored> {
+        let mut state = self.state();
+        let name = state.kept.remove(location).ok_or_else(|| Error::not_found("nothing was kept"))?;
+        let database = state.sealed.remove(location).unwrap();
+        state.databases.insert(name.clone(), database);
+        Ok(Restored { location: name, ..Restored::default() })
     }
 }
 
@@ -414,6 +440,17 @@ impl RestoreSession for Place {
         let forgotten = usize::from(state.faults.forget_to_compare);
         let tables = expected.iter().skip(forgotten).map(compare).collect();
         Ok(Comparison { tables, checks: Vec::new() })
+    }
+
+    async fn statements(&self, _: &OpContext) -> Result<Option<Arc<dyn QueryPort>>> {
+        let contents = self.engine.state().sealed[&self.name].clone();
+        Ok(Some(Arc::new(crate::statements::Answers(contents))))
+    }
+
+    async fn keep(mut self: Box<Self>, _: &OpContext) -> Result<String> {
+        let name = self.name.trim_start_matches("sealed-").to_owned();
+        self.engine.state().kept.insert(self.name.clone(), name);
+        Ok(self.name.clone())
     }
 
     async fn release(mut self: Box<Self>, _: &OpContext) -> Result<Restored> {

@@ -4,11 +4,15 @@
 #![allow(clippy::unwrap_used)] // the lint knows tests, not what they share
 
 mod backing_up;
+mod drilling;
 mod engine;
 mod expiring;
 mod exporting;
 mod faults;
+mod points;
+mod recovering;
 mod restoring;
+mod statements;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! The proof: every table read again and compared with what the backup recorded, and the catalogs with the source's.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dm_core::{
@@ -16,6 +16,7 @@ use crate::backup::{LARGE_OBJECT_FACTS, TableCopy, digest_large_objects};
 use crate::catalog;
 use crate::client::Client;
 use crate::error::{reading, sqlstate};
+use crate::selection::listed;
 use crate::session::{close, open_pinned};
 use crate::sql::{qualified, quote_ident};
 
@@ -83,7 +84,8 @@ pub(super) async fn compare(
         })
         .collect();
     let whole = plan.tables.is_none() && source.left_out.is_empty();
-    let checks = checks(&mut control, source, whole).await?;
+    let mut checks = checks(&mut control, source, whole).await?;
+    checks.extend(logins(&mut control, source).await?);
     close(control).await;
     Ok(Comparison { tables, checks })
 }
@@ -199,4 +201,68 @@ async fn checks(control: &mut PgConnection, source: &Source, whole: bool) -> Res
         }
     }
     Ok(checks)
+}
+
+/// Whether those who own or use what was restored are there, may log in, and will be let into the database.
+async fn logins(control: &mut PgConnection, source: &Source) -> Result<Vec<Finding>> {
+    let database = &source.database;
+    let grants = database.grants.as_deref();
+    let connects = |role: Option<&str>| {
+        grants.is_none_or(|all| all.iter().any(|g| g.privilege == "CONNECT" && g.grantee.as_deref() == role))
+    };
+    let granted = grants.into_iter().flatten().filter_map(|g| g.grantee.clone());
+    let names: BTreeSet<String> = database
+        .roles
+        .iter()
+        .map(|r| r.name.clone())
+        .chain([database.owner.clone()])
+        .chain(granted)
+        .collect();
+    let names: Vec<String> = names.into_iter().collect();
+    let allowed: Vec<String> = names.iter().filter(|n| connects(Some(n))).cloned().collect();
+    // Whoever is a member of one that may connect may too, and a superuser or the owner always.
+    let there: Vec<(String, bool, bool)> = sqlx::query_as(
+        "SELECT r.rolname::text, r.rolcanlogin,
+                $2 OR r.rolsuper OR r.rolname = $4
+                OR EXISTS (SELECT FROM pg_catalog.pg_roles a
+                            WHERE a.rolname = ANY ($3::text[]) AND pg_catalog.pg_has_role(r.oid, a.oid, 'USAGE'))
+           FROM pg_catalog.pg_roles r WHERE r.rolname = ANY ($1::text[])",
+    )
+    .bind(&names)
+    .bind(connects(None))
+    .bind(&allowed)
+    .bind(&database.owner)
+    .fetch_all(control)
+    .await
+    .map_err(reading)?;
+    let missing: Vec<String> =
+        names.iter().filter(|n| !there.iter().any(|(t, ..)| t == *n)).cloned().collect();
+    let logins = there.iter().filter(|(_, login, _)| *login).count();
+    let shut: Vec<String> =
+        there.iter().filter(|(_, login, may)| *login && !*may).map(|(name, ..)| name.clone()).collect();
+    let mut findings = vec![Finding::new(
+        Level::Ok,
+        "logins",
+        format!(
+            "{} of {} roles of the source's database are there, {logins} may log in",
+            there.len(),
+            names.len()
+        ),
+    )];
+    if !missing.is_empty() {
+        findings.push(
+            Finding::new(Level::Warning, "logins", format!("the server has no roles {}", listed(&missing)))
+                .with_mend(
+                    "make them (globals.sql of the backup has them), then restore again for their grants",
+                ),
+        );
+    }
+    if !shut.is_empty() {
+        findings.push(Finding::new(
+            Level::Info,
+            "logins",
+            format!("as at the source, these log in but not into this database: {}", listed(&shut)),
+        ));
+    }
+    Ok(findings)
 }

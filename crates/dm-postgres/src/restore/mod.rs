@@ -12,12 +12,14 @@ mod place;
 mod plan;
 mod preview;
 mod rows;
+mod sealed;
 mod session;
 mod staging;
 
 use async_trait::async_trait;
 use dm_core::{
-    OpContext, RestoreManifest, RestorePreview, RestoreRequest, RestoreSession, RestoreTarget, Result,
+    OpContext, RestoreManifest, RestorePreview, RestoreRequest, RestoreSession, RestoreTarget, Restored,
+    Result,
 };
 use sqlx::postgres::PgPool;
 
@@ -56,5 +58,10 @@ impl RestoreTarget for PostgresRestore {
             return Ok(Box::new(merge::open(ctx, self, request, manifest, preview).await?));
         }
         Ok(Box::new(opening::open(ctx, self, request, manifest, preview).await?))
+    }
+
+    async fn release_sealed(&self, ctx: &OpContext, location: &str) -> Result<Restored> {
+        check_open(&self.pool)?;
+        sealed::release(ctx, &self.client, &self.pool, location).await
     }
 }

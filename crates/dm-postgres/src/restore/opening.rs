@@ -74,6 +74,7 @@ pub(super) async fn open(
         digest_key: request.digest_key,
         scratch,
         idle: Mutex::default(),
+        questions: Mutex::default(),
         progress: Mutex::new(State { remaining, ..State::default() }),
         background: tokio::sync::Mutex::default(),
         background_permits: Arc::new(Semaphore::new(jobs)),

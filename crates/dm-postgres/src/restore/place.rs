@@ -9,6 +9,7 @@ use sqlx::postgres::{PgConnection, PgPool};
 use tokio::time::Instant;
 
 use super::plan::Source;
+use crate::catalog::DatabaseProperties;
 use crate::client::Client;
 use crate::error::{reading, sqlstate, writing};
 use crate::selection::listed;
@@ -184,7 +185,7 @@ pub(super) async fn unseal(
     sealed: &str,
     name: &str,
     kept_as: Option<&str>,
-    source: &Source,
+    database: &DatabaseProperties,
     plan_owners: bool,
 ) -> Result<()> {
     let known: Vec<(String, bool)> = sqlx::query_as(
@@ -195,12 +196,11 @@ pub(super) async fn unseal(
     .map_err(reading)?;
     let is_role = |role: &str| known.iter().any(|(r, _)| r == role);
     let is_ours = |role: &str| known.iter().any(|(r, ours)| r == role && *ours);
-    let database = &source.database;
     let quoted = quote_ident(sealed);
     let mut commands = vec!["BEGIN".to_owned()];
-    if let Some(comment) = &database.comment {
-        commands.push(format!("COMMENT ON DATABASE {quoted} IS {}", quote_literal(comment)));
-    }
+    // Also where the source had none: one that was kept sealed has its marker there.
+    let comment = database.comment.as_ref().map_or_else(|| "NULL".to_owned(), |c| quote_literal(c));
+    commands.push(format!("COMMENT ON DATABASE {quoted} IS {comment}"));
     commands.push(format!("ALTER DATABASE {quoted} CONNECTION LIMIT {}", database.connection_limit.max(-1)));
     for setting in &database.settings {
         let role = match &setting.role {

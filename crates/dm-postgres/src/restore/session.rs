@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
 use dm_core::{
-    Comparison, Error, MemberSpec, OpContext, Progress, RestoreContent, RestoreSession, Restored, Result,
-    TableFacts,
+    Comparison, Error, MemberSpec, OpContext, Progress, QueryPort, RestoreContent, RestoreSession, Restored,
+    Result, TableFacts,
 };
 use sqlx::Executor;
 use sqlx::postgres::{PgConnection, PgPool};
@@ -16,15 +16,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::content::{json, lock, spool};
 use super::definitions::Definitions;
-use super::opening::taken;
 use super::pick::Pick;
-use super::place::kept;
 use super::plan::{Kind, Plan, Source, TableMember};
+use super::sealed::Sealed;
 use super::{compare, place, rows};
 use crate::backup::toc::{self, Toc};
 use crate::backup::{LARGE_OBJECT_LIST, LARGE_OBJECTS, LargeObjectFacts, SCHEMA, SEQUENCES, SequenceValue};
 use crate::client::Client;
+use crate::engine::pool as engine_pool;
 use crate::error::reading;
+use crate::query::PostgresQuery;
 use crate::session::{close, open_control, open_pinned};
 use crate::tools::ClientTools;
 
@@ -48,6 +49,8 @@ pub(super) struct Session {
     pub(super) digest_key: [u8; 32],
     pub(super) scratch: tempfile::TempDir,
     pub(super) idle: Mutex<Vec<PgConnection>>,
+    /// Connections for questions to the sealed place.
+    pub(super) questions: Mutex<Option<PgPool>>,
     pub(super) progress: Mutex<State>,
     pub(super) background: tokio::sync::Mutex<JoinSet<Result<()>>>,
     pub(super) background_permits: Arc<Semaphore>,
@@ -94,6 +97,20 @@ impl Session {
         let idle = std::mem::take(&mut *lock(&self.idle));
         for connection in idle {
             close(connection).await;
+        }
+        let questions = lock(&self.questions).take();
+        if let Some(questions) = questions {
+            questions.close().await;
+        }
+    }
+
+    fn sealed(&self) -> Sealed {
+        Sealed {
+            name: self.place.database.clone(),
+            database: self.plan.database.clone(),
+            kept_as: self.plan.kept_as.clone(),
+            owners: self.plan.owners,
+            properties: self.source.database.clone(),
         }
     }
 
@@ -279,33 +296,34 @@ impl RestoreSession for Session {
         Ok(comparison)
     }
 
+    async fn statements(&self, _ctx: &OpContext) -> Result<Option<Arc<dyn QueryPort>>> {
+        let mut questions = lock(&self.questions);
+        let pool = questions.get_or_insert_with(|| engine_pool(&self.place));
+        Ok(Some(Arc::new(PostgresQuery::new(self.place.clone(), pool.clone()))))
+    }
+
+    async fn keep(self: Box<Self>, ctx: &OpContext) -> Result<String> {
+        if let Some(pick) = self.picking().await {
+            pick.close().await;
+        }
+        self.close_idle().await;
+        if self.plan.kind == Kind::Tables {
+            return Err(Error::unsupported("tables in an existing database cannot be sealed")
+                .with_hint("restore to a new database to keep it sealed"));
+        }
+        self.sealed().keep(ctx, &self.client).await
+    }
+
     async fn release(self: Box<Self>, ctx: &OpContext) -> Result<Restored> {
         if let Some(pick) = self.picking().await {
             pick.close().await;
         }
         self.close_idle().await;
-        let location = self.client.on_database(&self.plan.database).location();
         if self.plan.kind == Kind::Tables {
+            let location = self.client.on_database(&self.plan.database).location();
             return Ok(Restored { location, ..Restored::default() });
         }
-        let sealed = self.place.database.clone();
-        let name = &self.plan.database;
-        let mut control = open_control(ctx, &self.client, &[&sealed, name]).await?;
-        place::vacate(ctx, &mut control, &self.pool, &sealed).await.map_err(|e| kept(e, &sealed))?;
-        let mut kept_as = self.plan.kept_as.as_deref();
-        match (place::exists(&mut control, name).await?, kept_as.is_some()) {
-            (true, true) => {
-                place::vacate(ctx, &mut control, &self.pool, name).await.map_err(|e| kept(e, &sealed))?;
-            }
-            (true, false) => return Err(kept(taken(name), &sealed)),
-            (false, _) => kept_as = None,
-        }
-        place::unseal(&mut control, &sealed, name, kept_as, &self.source, self.plan.owners)
-            .await
-            .map_err(|e| kept(e, &sealed))?;
-        close(control).await;
-        let previous = kept_as.map(|k| self.client.on_database(k).location());
-        Ok(Restored { location, previous, ..Restored::default() })
+        self.sealed().open(ctx, &self.client, &self.pool).await
     }
 
     async fn discard(self: Box<Self>, ctx: &OpContext) -> Result<()> {
