@@ -7,7 +7,7 @@ use std::time::Instant;
 use async_trait::async_trait;
 use dm_core::{
     BackupSource, Capabilities, Engine, EngineId, EngineKind, Error, ErrorKind, Finding, Health, Level,
-    OpContext, QueryPort, RestoreTarget, Result, Secret, ServerVersion,
+    LogSource, OpContext, QueryPort, RestoreTarget, Result, Secret, ServerVersion,
 };
 use sqlx::ConnectOptions;
 use sqlx::Executor;
@@ -19,6 +19,7 @@ use crate::catalog;
 use crate::client::Client;
 use crate::diagnose;
 use crate::error::reading;
+use crate::log::PostgresLog;
 use crate::query::PostgresQuery;
 use crate::restore::PostgresRestore;
 use crate::session::{close, open};
@@ -149,6 +150,7 @@ impl Engine for PostgresEngine {
         capabilities.online_backup = true;
         capabilities.transactional_ddl = true;
         capabilities.incrementals = true;
+        capabilities.point_in_time = true;
         capabilities.two_phase_commit = true;
         capabilities
     }
@@ -182,6 +184,10 @@ impl Engine for PostgresEngine {
 
     fn restore(&self) -> Option<Arc<dyn RestoreTarget>> {
         Some(Arc::new(PostgresRestore { client: self.client.clone(), pool: self.pool.clone() }))
+    }
+
+    fn log(&self) -> Option<Arc<dyn LogSource>> {
+        Some(Arc::new(PostgresLog::new(self.client.clone(), self.pool.clone())))
     }
 
     async fn close(&self) {

@@ -14,6 +14,7 @@ mod client;
 mod diagnose;
 mod engine;
 mod error;
+mod log;
 mod options;
 mod physical;
 mod placeholders;
