@@ -4,7 +4,7 @@
 //! the audit trail; no secret reaches that line.
 
 use std::future::Future;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use dm_core::{
     Action, AuditEvent, AuditIntent, AuditOutcome, AuditSink, Effect, Error, ErrorKind, OpContext, Resource,
@@ -17,6 +17,9 @@ use serde_json::Value as Json;
 use tracing::Instrument;
 
 use crate::DataManager;
+
+/// How long an operation that needs no state store waits for it.
+const AT_ONCE: Duration = Duration::from_secs(2);
 
 /// What is about to be done, for the permission check and the trail.
 pub(crate) struct Operation {
@@ -52,6 +55,73 @@ impl DataManager {
         F: Future<Output = Result<T>> + Send + 'a,
     {
         Box::pin(self.guarded(ctx, operation, Box::pin(work)))
+    }
+
+    /// Runs `work` as an operation that must not depend on the state store: what a database server calls for every file of
+    /// its log. It is authorised like every other; a denial or a failure is recorded if the store takes it at once, a
+    /// success is not.
+    pub(crate) fn operate_alone<'a, T, F>(
+        &'a self,
+        ctx: &'a OpContext,
+        operation: Operation,
+        work: F,
+    ) -> BoxFuture<'a, Result<T>>
+    where
+        T: Send + 'a,
+        F: Future<Output = Result<T>> + Send + 'a,
+    {
+        Box::pin(self.alone(ctx, operation, Box::pin(work)))
+    }
+
+    async fn alone<T>(
+        &self,
+        ctx: &OpContext,
+        operation: Operation,
+        work: BoxFuture<'_, Result<T>>,
+    ) -> Result<T> {
+        let Operation { action, resource, details } = operation;
+        let span =
+            tracing::info_span!("operation", run = %ctx.run_id(), action = %action, resource = %resource);
+        async {
+            let began = Instant::now();
+            let result = match self.permissions().check(ctx.actor(), action, &resource) {
+                Ok(()) => match ctx.check() {
+                    Ok(()) => work.await,
+                    Err(error) => Err(error),
+                },
+                Err(denied) => Err(denied),
+            };
+            let duration_ms = began.elapsed().as_millis();
+            let Err(error) = &result else {
+                tracing::debug!(outcome = "success", duration_ms, "finished");
+                return result;
+            };
+            let outcome = outcome_of(error.kind());
+            tracing::warn!(outcome = ?outcome, duration_ms, error = %error, "finished");
+            let intent = AuditIntent {
+                run_id: ctx.run_id(),
+                actor: ctx.actor().name.clone(),
+                action: action.to_string(),
+                resource: resource.to_string(),
+                details,
+            };
+            let failed = event(ctx, &intent, outcome, began, Some(error));
+            let unhindered = ctx.clone().with_cancellation(Default::default());
+            let record = async {
+                let audit = self.audit_log(&unhindered).await?;
+                audit.record_run(&start(ctx, &intent), &end(&failed, None), &failed).await
+            };
+            match tokio::time::timeout(AT_ONCE, record).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "the failure is not in the audit trail"),
+                Err(_) => {
+                    tracing::warn!("the failure is not in the audit trail: the state store does not answer");
+                }
+            }
+            result
+        }
+        .instrument(span)
+        .await
     }
 
     async fn guarded<T: Serialize>(
@@ -96,13 +166,7 @@ impl DataManager {
                 Ok(()) => work.await,
                 Err(error) => Err(error),
             };
-            let outcome = match result.as_ref().map_err(Error::kind) {
-                Ok(_) => AuditOutcome::Success,
-                Err(ErrorKind::Interrupted) => AuditOutcome::Interrupted,
-                Err(ErrorKind::Denied) => AuditOutcome::Denied,
-                Err(ErrorKind::Partial) => AuditOutcome::Partial,
-                Err(_) => AuditOutcome::Failure,
-            };
+            let outcome = result.as_ref().map_or_else(|e| outcome_of(e.kind()), |_| AuditOutcome::Success);
             let ended = event(ctx, &intent, outcome, began, result.as_ref().err());
             let recorded = if action.writes {
                 audit.finish_run(&end(&ended, report_of(&result)), &ended).await
@@ -128,6 +192,15 @@ impl DataManager {
         }
         .instrument(span)
         .await
+    }
+}
+
+fn outcome_of(kind: ErrorKind) -> AuditOutcome {
+    match kind {
+        ErrorKind::Interrupted => AuditOutcome::Interrupted,
+        ErrorKind::Denied => AuditOutcome::Denied,
+        ErrorKind::Partial => AuditOutcome::Partial,
+        _ => AuditOutcome::Failure,
     }
 }
 

@@ -8,6 +8,7 @@
 //!   application's own [`Hooks`] around it and its own [`Assertion`]s asked before anybody else may connect.
 //! - [`BackupService::drill`] does the same for the proof alone, and removes what it made.
 //! - [`keep`] decides which backups stay; [`BackupService::plan_expire`] shows it, [`BackupService::apply_expire`] does it.
+//! - [`BackupService::ship_log`] brings the log between backups to the repository, [`BackupService::log_reader`] reads it.
 //! - [`BackupService::list`], [`verify`](BackupService::verify), [`export`](BackupService::export) and the rest are what
 //!   a person asks of a repository.
 //!
@@ -22,6 +23,7 @@ mod expire;
 mod export;
 mod hooks;
 mod list;
+mod log;
 mod parent;
 mod pool;
 mod preflight;
@@ -40,6 +42,10 @@ pub use expire::{Decision, ExpireEntry, ExpirePlan, ExpireReport};
 pub use export::{ExportFormat, ExportReport, ExportedFile};
 pub use hooks::{HOOK_TIMEOUT, Hook, HookCommand, HookFailure, HookPhase, HookReport, Hooks, StartWhen};
 pub use list::{BackupDetails, BackupList, BackupRow, BackupSize, SizeReport, TargetSize};
+pub use log::{
+    Fetched, LogHole, LogStatusReport, PushReport, ServerLog, ShipEnd, ShipOptions, ShipReport, StreamStatus,
+    TargetLog,
+};
 pub use preflight::{DiskCheck, FreeSpace, refuse};
 pub use restore::{ApplyOptions, Loss, Recovery, RestorePlan, RestoreReport, Unproven};
 pub use run::{RunOptions, RunReport, Stage, Step};

@@ -224,7 +224,7 @@ impl Shape {
             let address = start + offset as u64;
             if page.iter().all(|b| *b == 0) {
                 // The first page of a segment is never empty: a switch writes into the one before.
-                if address % self.segment_bytes == 0 && page.len() >= ADDRESS_BYTES {
+                if address.is_multiple_of(self.segment_bytes) && page.len() >= ADDRESS_BYTES {
                     return offset;
                 }
                 zeros_since.get_or_insert(offset);
