@@ -43,6 +43,9 @@ pub use builder::DataManagerBuilder;
 pub use config::Config;
 pub use dm_audit as audit_trail;
 pub use dm_backup as backup;
+pub use dm_backup::{
+    Fetched, LogHole, LogStatusReport, PushReport, ServerLog, ShipEnd, ShipReport, StreamStatus, TargetLog,
+};
 pub use dm_core::{
     AccessMode, Action, Actor, AuditOutcome, BackupId, BackupKind, BackupMode, BackupRequest, ByteSize,
     CheckDepth, Clock, Comparison, ConsistencyPoint, ContentDigest, Destination, Effect, Engine, EngineId,
@@ -51,6 +54,7 @@ pub use dm_core::{
     Restored, Result, Row, RowStream, RunId, Secret, Statement, SystemClock, TableComparison, TableFacts,
     TargetName, TenantFilter, Transaction, TransactionOptions, Value, redact_url,
 };
+pub use dm_core::{LogHead, LogHolder, LogPosition, LogSpan};
 pub use dm_repository as repository;
 pub use dm_store::{Order, Page, ProofKind, RecoveryProof};
 pub use doctor::{DoctorReport, DoctorSection};

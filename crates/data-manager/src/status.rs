@@ -1,8 +1,11 @@
 //! One page: are we safe?
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use chrono::{DateTime, TimeDelta, Utc};
-use dm_backup::BackupRow;
-use dm_core::{Action, ErrorKind, Finding, OpContext, Period, Result, TargetName};
+use dm_backup::{BackupRow, TargetLog};
+use dm_core::{Action, BackupMode, Engine, ErrorKind, Finding, OpContext, Period, Result, TargetName};
 use dm_store::{ProofKind, RecoveryProof};
 use serde::Serialize;
 
@@ -53,6 +56,9 @@ pub struct TargetStatus {
     pub proof_age_s: Option<u64>,
     /// Whether it is older than the configuration allows.
     pub proof_is_stale: bool,
+    /// The log between backups, where it is shipped: its newest position and time, gaps, how far behind the server it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log: Option<TargetLog>,
 }
 
 /// The page.
@@ -90,17 +96,48 @@ impl DataManager {
         for engine in self.engines() {
             names.push(TargetName::new(engine.id().as_str())?);
         }
+        let mut logs = self.logs_of(ctx, &names).await?;
+        names.extend(logs.keys().cloned());
         names.sort();
         names.dedup();
         let mut targets = Vec::with_capacity(names.len());
         for target in names {
             let proofs = self.proofs(ctx, &target).await?;
             let of: Vec<&BackupRow> = rows.iter().filter(|r| r.target == target).collect();
-            targets.push(judge(target, &of, proofs, self.config.recovery.drill_max_age, ctx.now()));
+            let log = logs.remove(&target);
+            let mut status = judge(target, &of, proofs, self.config.recovery.drill_max_age, ctx.now());
+            status.consider(log);
+            targets.push(status);
         }
         let worst = targets.iter().map(|t| t.verdict).max().unwrap_or(Verdict::Unprotected);
         let verdict = if problems.is_empty() { worst } else { worst.max(Verdict::AtRisk) };
         Ok(StatusReport { verdict, targets, problems, at: ctx.now() })
+    }
+
+    /// The logs that are shipped: of the targets named, and of the servers' own targets.
+    async fn logs_of(
+        &self,
+        ctx: &OpContext,
+        names: &[TargetName],
+    ) -> Result<BTreeMap<TargetName, TargetLog>> {
+        let mut places: BTreeMap<TargetName, &Arc<dyn Engine>> = BTreeMap::new();
+        for engine in self.engines().filter(|e| e.log().is_some()) {
+            places.insert(self.target_of(engine.as_ref(), Some(BackupMode::Physical))?, engine);
+            let own = |name: &&TargetName| self.engine_of(name) == Some(engine.id());
+            places.extend(names.iter().filter(own).map(|name| (name.clone(), engine)));
+        }
+        let mut logs = BTreeMap::new();
+        for (target, engine) in places {
+            match self.log_of(ctx, engine.as_ref(), &target).await {
+                Ok(log) if log.streams.is_empty() => {}
+                Ok(log) => {
+                    logs.insert(target, log);
+                }
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(logs)
     }
 
     async fn proofs(&self, ctx: &OpContext, target: &TargetName) -> Result<Proofs> {
@@ -119,6 +156,20 @@ impl DataManager {
             last_restored: newest(drills.first().cloned(), restores.first().cloned()),
             last_drill: drills.into_iter().next(),
         })
+    }
+}
+
+impl TargetStatus {
+    /// A backup whose log has a hole, or is not shipped any more, cannot be brought to the present.
+    fn consider(&mut self, log: Option<TargetLog>) {
+        if let (Some(log), Some(base)) = (&log, &self.last_backup) {
+            let reasons = log.reasons_since(base.consistent_at);
+            if !reasons.is_empty() {
+                self.verdict = self.verdict.max(Verdict::AtRisk);
+                self.reasons.extend(reasons);
+            }
+        }
+        self.log = log;
     }
 }
 
@@ -199,6 +250,7 @@ fn judge(
         last_drill: proofs.last_drill,
         proof_age_s: age.map(|age| u64::try_from(age.num_seconds()).unwrap_or(0)),
         proof_is_stale: stale,
+        log: None,
         last_good_proof: proofs.last_good,
     }
 }

@@ -133,7 +133,7 @@ impl BackupService {
                 }
             }
         }
-        status.reasons = reasons(&status);
+        status.reasons = reasons(&status, None);
         Ok(status)
     }
 }
@@ -151,10 +151,19 @@ fn against(streams: &[StreamStatus], head: LogHead) -> ServerLog {
     ServerLog { head, lag_bytes, lag_ms }
 }
 
-fn reasons(status: &TargetLog) -> Vec<String> {
+impl TargetLog {
+    /// What is wrong for somebody who has a base backup of this instant: gaps found before it no longer matter.
+    #[must_use]
+    pub fn reasons_since(&self, base: DateTime<Utc>) -> Vec<String> {
+        reasons(self, Some(base))
+    }
+}
+
+fn reasons(status: &TargetLog, base: Option<DateTime<Utc>>) -> Vec<String> {
     let mut reasons = Vec::new();
     for stream in &status.streams {
-        if let Some(gap) = stream.gaps.last() {
+        let matters = |gap: &&LogHole| base.is_none_or(|base| gap.at.is_none_or(|at| at > base));
+        if let Some(gap) = stream.gaps.iter().rfind(matters) {
             reasons.push(format!(
                 "the log has a gap at {:X}/{:X} of timeline {}: points behind it need a base backup taken behind it",
                 gap.start >> 32,
@@ -171,7 +180,7 @@ fn reasons(status: &TargetLog) -> Vec<String> {
         Some(holder) if holder.lost => {
             reasons.push(format!("the server has given up the slot \"{}\": log may be lost", holder.name));
         }
-        Some(holder) if !holder.in_use => reasons.push(format!(
+        Some(holder) if !holder.in_use && holder.kept_bytes > FAR_BEHIND => reasons.push(format!(
             "nobody ships the log just now; the server keeps {} for it",
             ByteSize(holder.kept_bytes)
         )),
