@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use dm_backup::{Assertion, DiskCheck, DrillReport};
-use dm_core::{Action, BackupMode, CheckDepth, EngineId, OpContext, RecoveryPoint, Result, TargetName};
+use dm_core::{
+    Action, BackupMode, CheckDepth, Engine, EngineId, OpContext, RecoveryPoint, Result, TargetName,
+};
 use dm_store::{ProofKind, RecoveryProof};
 
 use crate::Backups;
@@ -40,7 +42,7 @@ pub struct DrillOptions {
     pub jobs: Option<usize>,
     /// How much is checked; deeply when `None`.
     pub checks: Option<CheckDepth>,
-    /// Questions of the application's own.
+    /// Questions of the application's own; those of the configuration come on top where the drill is of everything.
     pub assertions: Vec<Assertion>,
     /// The folder for a throwaway place of files, and for temporary ones; the system's when `None`.
     pub scratch_dir: Option<PathBuf>,
@@ -70,9 +72,9 @@ impl Backups<'_> {
             tables: options.tables.clone(),
             jobs: options.jobs.unwrap_or_else(|| self.dm.jobs()),
             checks: options.checks.unwrap_or(CheckDepth::Deep),
-            assertions: options.assertions.clone(),
+            assertions: self.questions_of(options, engine.as_ref()),
             scratch_dir: options.scratch_dir.clone(),
-            settings: with_timeline(&options.settings, options.timeline.as_deref()),
+            settings: with_timeline(&self.dm.engine_settings(&options.settings), options.timeline.as_deref()),
             disk: DiskCheck { repository: None, free: Some(Arc::new(free_bytes)), min_free_bytes: 0 },
         };
         let work = async {
@@ -81,6 +83,14 @@ impl Backups<'_> {
             Ok(report)
         };
         self.dm.operate(ctx, operation, work).await
+    }
+
+    fn questions_of(&self, options: &DrillOptions, engine: &dyn Engine) -> Vec<Assertion> {
+        if options.tables.is_empty() && options.checks != Some(CheckDepth::None) {
+            self.dm.questions(Some(engine.id()), &options.assertions)
+        } else {
+            options.assertions.clone()
+        }
     }
 }
 

@@ -32,6 +32,7 @@ mod logs;
 mod manager;
 mod pipeline;
 mod query;
+mod recovery;
 mod repositories;
 mod restores;
 mod status;

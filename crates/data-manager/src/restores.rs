@@ -55,8 +55,8 @@ pub struct RestoreOptions {
     pub timeline: Option<String>,
     /// What stands at the destination and matches is kept, only the rest is fetched.
     pub delta: bool,
-    /// How much is checked.
-    pub checks: CheckDepth,
+    /// How much is checked; as the configuration says when `None`.
+    pub checks: Option<CheckDepth>,
     /// Where the engine may put temporary files; the system's place when `None`.
     pub scratch_dir: Option<PathBuf>,
     /// What only the engine understands.
@@ -67,25 +67,14 @@ pub struct RestoreOptions {
     pub rehearse: bool,
     /// Leaves the proven place sealed as well; [`DataManager::release_sealed`] opens it.
     pub keep_sealed: bool,
-    /// Questions of the application's own, asked before the release.
+    /// Questions of the application's own, asked before the release. Those of the configuration come on top where the
+    /// restore is of everything, and started.
     pub assertions: Vec<Assertion>,
-    /// Commands that stop and start the application.
+    /// Commands that stop and start the application. The configuration's take the place of a missing one where the restore
+    /// replaces what stands there.
     pub hooks: Hooks,
     /// When the failure happened that is recovered from, for the measured loss; the beginning of the recovery when `None`.
     pub failed_at: Option<DateTime<Utc>>,
-}
-
-impl RestoreOptions {
-    fn apply_options(&self) -> ApplyOptions {
-        ApplyOptions {
-            unproven: self.unproven,
-            rehearse: self.rehearse,
-            keep_sealed: self.keep_sealed,
-            assertions: self.assertions.clone(),
-            hooks: self.hooks.clone(),
-            failed_at: self.failed_at,
-        }
-    }
 }
 
 /// What a restore would do. Dereferences to [`dm_backup::RestorePlan`].
@@ -139,18 +128,39 @@ impl DataManager {
                 until: options.until.clone(),
                 exclusive: options.exclusive,
                 delta: options.delta,
-                checks: options.checks,
-                settings: with_timeline(&options.settings, options.timeline.as_deref()),
+                checks: self.check_depth(options.checks),
+                settings: with_timeline(
+                    &self.engine_settings(&options.settings),
+                    options.timeline.as_deref(),
+                ),
                 ..RestoreRequest::to(destination)
             };
             let selector = selector(&target, &options.which, options.verified_only, options.mode)?;
             let plan = service.plan_restore(ctx, engine.as_ref(), &selector, &request).await?;
             let summary = serde_json::json!({ "backup": plan.backup.id, "location": plan.preview.location });
-            planned = Some(RestorePlan { plan, options: options.apply_options(), engine });
+            let options = self.apply_options(options, &plan);
+            planned = Some(RestorePlan { plan, options, engine });
             Ok(summary)
         };
         self.operate(ctx, Operation::new(PLAN, resource), work).await?;
         planned.ok_or_else(|| Error::internal("a restore was planned and the plan is missing"))
+    }
+
+    fn apply_options(&self, options: &RestoreOptions, plan: &dm_backup::RestorePlan) -> ApplyOptions {
+        let whole = options.tables.is_empty() && options.tenant.is_none();
+        let assertions = if whole && plan.checks != CheckDepth::None {
+            self.questions(self.engine_of(&plan.backup.target), &options.assertions)
+        } else {
+            options.assertions.clone()
+        };
+        ApplyOptions {
+            unproven: options.unproven,
+            rehearse: options.rehearse,
+            keep_sealed: options.keep_sealed,
+            assertions,
+            hooks: self.hooks(&options.hooks, options.in_place || options.delta),
+            failed_at: options.failed_at,
+        }
     }
 
     /// Does what a plan says: restores to the sealed place, compares, releases. The proof is recorded.

@@ -94,7 +94,12 @@ impl DataManager {
         };
         let mut names: Vec<TargetName> = rows.iter().map(|r| r.target.clone()).collect();
         for engine in self.engines() {
-            names.push(TargetName::new(engine.id().as_str())?);
+            // An engine is protected by its rows or by its server's files: only where there is neither, one is missed.
+            let by_rows = TargetName::new(engine.id().as_str())?;
+            let whole = self.target_of(engine.as_ref(), Some(BackupMode::Physical))?;
+            if !names.contains(&by_rows) && !names.contains(&whole) {
+                names.push(self.target_of(engine.as_ref(), None)?);
+            }
         }
         let mut logs = self.logs_of(ctx, &names).await?;
         names.extend(logs.keys().cloned());

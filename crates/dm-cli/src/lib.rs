@@ -12,6 +12,7 @@ mod confirm;
 mod console;
 mod exit;
 mod failure;
+mod instant;
 mod logging;
 mod output;
 mod progress;

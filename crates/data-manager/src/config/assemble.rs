@@ -139,7 +139,7 @@ pub(super) fn assemble(resolved: &mut Resolved, file: &str, default_store: &str)
     let targets = targets(resolved, &engines, &backup, &mut problems)?;
     let access = access(resolved, &mut problems)?;
     let repository = repository(resolved, &mut problems)?;
-    let recovery = recovery(resolved, &mut problems)?;
+    let recovery = recovery(resolved, &engines, &mut problems)?;
     report(file, problems)?;
     resolved.entries.entry(["store", "url"].map(str::to_owned).to_vec()).or_insert_with(|| Entry {
         value: Parsed::Secret(Secret::new(default_store)),
@@ -346,19 +346,19 @@ fn targets(
     Ok(targets)
 }
 
-fn recovery(resolved: &Resolved, problems: &mut Vec<Problem>) -> Result<RecoveryConfig> {
+fn recovery(
+    resolved: &Resolved,
+    engines: &BTreeMap<EngineId, EngineConfig>,
+    problems: &mut Vec<Problem>,
+) -> Result<RecoveryConfig> {
     let section = Section::new(resolved, &["recovery"]);
     let mut check = BTreeMap::new();
     for name in resolved.names(&["recovery", "check"]) {
         let section = Section::new(resolved, &["recovery", "check", &name]);
-        let Some(sql) = section.optional("sql")? else {
-            problems.push(Problem {
-                line: line_of(resolved, &section.prefix),
-                text: format!("{} has no sql: write the question that is asked", dotted(&section.prefix)),
-            });
-            continue;
-        };
-        check.insert(name, CheckConfig { sql, expect: section.optional("expect")? });
+        match question(&section, engines)? {
+            Ok(question) => drop(check.insert(name, question)),
+            Err((path, text)) => problems.push(Problem { line: line_of(resolved, &path), text }),
+        }
     }
     Ok(RecoveryConfig {
         checks: section.required("checks")?,
@@ -369,6 +369,38 @@ fn recovery(resolved: &Resolved, problems: &mut Vec<Problem>) -> Result<Recovery
         drill_max_age: section.required("drill_max_age")?,
         check,
     })
+}
+
+/// A question of the file, or where it is wrong and how.
+fn question(
+    section: &Section<'_>,
+    engines: &BTreeMap<EngineId, EngineConfig>,
+) -> Result<std::result::Result<CheckConfig, (KeyPath, String)>> {
+    let Some(sql) = section.optional("sql")? else {
+        let text = format!("{} has no sql: write the question that is asked", dotted(&section.prefix));
+        return Ok(Err((section.prefix.clone(), text)));
+    };
+    let expect = match section.optional::<String>("expect")?.unwrap_or_default().parse() {
+        Ok(expect) => expect,
+        Err(error) => {
+            let path = section.path("expect");
+            return Ok(Err((path.clone(), format!("{} is wrong: {error}", dotted(&path)))));
+        }
+    };
+    let engine = match section.optional::<String>("engine")? {
+        None => None,
+        Some(name) => match engines.keys().find(|id| id.as_str() == name) {
+            Some(id) => Some(id.clone()),
+            None => {
+                let path = section.path("engine");
+                let near = nearest(&name, engines.keys().map(EngineId::as_str));
+                let way = near.map_or_else(String::new, |near| format!(", did you mean {near}?"));
+                let text = format!("{} means the engine {name}, which there is not{way}", dotted(&path));
+                return Ok(Err((path, text)));
+            }
+        },
+    };
+    Ok(Ok(CheckConfig { sql, expect, engine }))
 }
 
 fn access(resolved: &Resolved, problems: &mut Vec<Problem>) -> Result<AccessConfig> {

@@ -403,27 +403,27 @@ pub(super) const KEYS: &[Key] = &[
         "the longest that log waits on the server before it is sealed in the repository, while there is traffic",
     )),
     soon(key("log.poll", Kind::Timeout, Some("500ms"), "", "how often the server is asked for more log")),
-    soon(key(
+    key(
         "recovery.checks",
         CHECKS,
         Some("standard"),
         "",
         "how much a restore checks: `none` (nothing is started), `standard`, or `deep` (every page and index; reads everything)",
-    )),
-    soon(key(
+    ),
+    key(
         "recovery.stop_command",
         Kind::Text,
         None,
         "systemctl stop shop",
         "run by the shell before a restore begins; the restore stops when it fails",
-    )),
-    soon(key(
+    ),
+    key(
         "recovery.start_command",
         Kind::Text,
         None,
         "systemctl start shop",
         "run by the shell when a restore was proven and released",
-    )),
+    ),
     soon(key(
         "recovery.run_as",
         Kind::Text,
@@ -438,27 +438,34 @@ pub(super) const KEYS: &[Key] = &[
         "/usr/lib/postgresql/18/bin",
         "folder of the server's programs (`postgres`, `pg_ctl`) for restores; else the engine's `bin_dir`, else found",
     )),
-    soon(key(
+    key(
         "recovery.drill_max_age",
         Kind::Period,
         Some("30 days"),
         "",
         "a proof of restore older than this no longer counts in `dm status`",
-    )),
-    soon(key(
+    ),
+    key(
         "recovery.check.*.sql",
         Kind::Text,
         None,
         "SELECT count(*) FROM orders WHERE total < 0",
-        "a question that a restored database is asked before it is released; must give one value",
-    )),
-    soon(key(
+        "a question that a restored database is asked before it is released: a statement that reads",
+    ),
+    key(
         "recovery.check.*.expect",
         Kind::Text,
         None,
         "0",
-        "the answer that is right, as text; without it every answer but false, null and an error is",
-    )),
+        "its answer: `true` (the default), `empty`, `not empty`, a comparison (`>= 10`) or the value of its first row's first column",
+    ),
+    key(
+        "recovery.check.*.engine",
+        Kind::Text,
+        None,
+        "main",
+        "the engine whose restores are asked; every one when not set",
+    ),
     key(
         "store.url",
         Kind::SecretUrl,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use dm_backup::Expect;
 use dm_core::{BackupKind, BackupMode, ByteSize, CheckDepth, EngineId, Grant, Period, Secret};
 
 use super::cron::CronSchedule;
@@ -213,10 +214,12 @@ pub struct RecoveryConfig {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CheckConfig {
-    /// The statement; gives one value.
+    /// The statement; one that reads.
     pub sql: String,
-    /// The right answer as text; every answer but false, null and an error when `None`.
-    pub expect: Option<String>,
+    /// The right answer.
+    pub expect: Expect,
+    /// The engine whose restores are asked; every one when `None`.
+    pub engine: Option<EngineId>,
 }
 
 /// `[store]`: the system's own state.

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
-use data_manager::{EngineId, Period, TargetName};
+use data_manager::{ByteSize, EngineId, Period, TargetName, TenantFilter};
 
-use super::{ApplyArgs, LinesArgs};
+use super::{ApplyArgs, DrillArgs, LinesArgs};
 
 /// Makes backups and looks after them.
 ///
@@ -24,6 +24,7 @@ pub(crate) enum BackupCommand {
     List(ListArgs),
     Show(ShowArgs),
     Verify(VerifyArgs),
+    Drill(DrillArgs),
     Expire(ExpireArgs),
     Delete(DeleteArgs),
     Pin(PinArgs),
@@ -62,6 +63,20 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) target: TargetArg,
 
+    /// What is read: rows or files.
+    ///
+    /// `logical` takes one database: portable between versions, and by table. `physical` takes the whole server, page by
+    /// page: fast, exact increments, and every instant in between with `dm log ship`. Without it the configuration decides.
+    /// Physical backups have a target of their own, the engine's name with `-cluster` behind it.
+    #[arg(hide = true, short, long, value_enum, value_name = "MODE")]
+    pub(crate) mode: Option<ModeArg>,
+
+    /// The same as --mode physical.
+    ///
+    /// The whole server, page by page.
+    #[arg(hide = true, short, long, conflicts_with = "mode")]
+    pub(crate) physical: bool,
+
     /// How much of earlier backups may be reused.
     ///
     /// `full` references nothing; `differential` only the last full backup; `incremental` whatever the previous one
@@ -88,6 +103,19 @@ pub(crate) struct RunArgs {
     #[arg(long = "exclude-table", value_name = "TABLE")]
     pub(crate) exclude_tables: Vec<String>,
 
+    /// Only the rows of one tenant: `tenant_id=42`.
+    ///
+    /// Every row of a table that has the column with this value, and the rows that those need along foreign keys. Such
+    /// backups have a target of their own.
+    #[arg(hide = true, long, value_name = "COLUMN=VALUE")]
+    pub(crate) tenant: Option<TenantFilter>,
+
+    /// The most bytes a second that are stored: `50MB`.
+    ///
+    /// Without it the configuration decides.
+    #[arg(hide = true, long, value_name = "SIZE")]
+    pub(crate) rate_limit: Option<ByteSize>,
+
     /// Verifies the backup right after it was made.
     ///
     /// With how much care: `quick`, `stored` (the default of the flag) or `full`; see `dm backup verify`. Without it
@@ -107,6 +135,15 @@ pub(crate) struct RunArgs {
     /// way.
     #[arg(short = 'n', long)]
     pub(crate) dry_run: bool,
+}
+
+/// What is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ModeArg {
+    /// One database, by rows.
+    Logical,
+    /// The whole server, by pages.
+    Physical,
 }
 
 /// How much of earlier backups may be reused.
@@ -326,6 +363,23 @@ pub(crate) struct ExportArgs {
 
     #[command(flatten)]
     pub(crate) target: TargetArg,
+
+    /// The form of the files.
+    ///
+    /// `files` writes one for each file and table of the backup. `basetar` writes a physical backup of PostgreSQL as
+    /// pg_basebackup's tar format does: base.tar, one <oid>.tar for each tablespace, and pg_wal.tar.
+    #[arg(hide = true, short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub(crate) format: FormatArg,
+}
+
+/// The form of an export.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FormatArg {
+    /// One for each file and table.
+    #[default]
+    Files,
+    /// As pg_basebackup's tar format.
+    Basetar,
 }
 
 /// Says how much room the backups take.

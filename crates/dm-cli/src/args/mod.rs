@@ -2,6 +2,7 @@
 
 mod audit;
 mod backup;
+mod drill;
 mod general;
 mod restore;
 
@@ -11,11 +12,12 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, 
 
 pub(crate) use audit::{AuditArgs, AuditCommand, AuditVerifyArgs, LogArgs};
 pub(crate) use backup::{
-    BackupArgs, BackupCommand, DeleteArgs, ExpireArgs, ExportArgs, KeyCommand, KindArg, LevelArg, ListArgs,
-    NewKeyArgs, PinArgs, RunArgs, ShowArgs, SizeArgs, VerifyArgs,
+    BackupArgs, BackupCommand, DeleteArgs, ExpireArgs, ExportArgs, FormatArg, KeyCommand, KindArg, LevelArg,
+    ListArgs, ModeArg, NewKeyArgs, PinArgs, RunArgs, ShowArgs, SizeArgs, VerifyArgs,
 };
+pub(crate) use drill::DrillArgs;
 pub(crate) use general::{CompletionsArgs, DemoArgs, InitArgs, ManArgs, ProgramArg, QueryArgs};
-pub(crate) use restore::{RestoreArgs, UnprovenArg};
+pub(crate) use restore::{DepthArg, PointArgs, ReleaseArgs, RestoreArgs, RestoreCommand, UnprovenArg};
 
 /// Which program this is: `dm` with all commands, or one of them under its own name (`dm-backup`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +69,7 @@ pub(crate) enum Command {
     /// restore, then what is due or wrong.
     Status,
     Backup(BackupArgs),
-    Restore(RestoreArgs),
+    Restore(Box<RestoreArgs>),
     Audit(AuditArgs),
     Query(QueryArgs),
     Completions(CompletionsArgs),
@@ -201,7 +203,7 @@ pub(crate) fn parse(
     let command = match program {
         Program::All => Command::from_arg_matches(&matches)?,
         Program::Task("backup") => Command::Backup(BackupArgs::from_arg_matches(&matches)?),
-        Program::Task("restore") => Command::Restore(RestoreArgs::from_arg_matches(&matches)?),
+        Program::Task("restore") => Command::Restore(Box::new(RestoreArgs::from_arg_matches(&matches)?)),
         Program::Task("audit") => Command::Audit(AuditArgs::from_arg_matches(&matches)?),
         Program::Task(other) => {
             return Err(clap::Error::raw(

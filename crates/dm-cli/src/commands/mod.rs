@@ -32,7 +32,7 @@ pub(crate) async fn execute(session: &mut Session, command: Command) -> Result<E
         Command::Doctor => Box::pin(doctor::run(session, &dm)).await,
         Command::Status => Box::pin(status::run(session, &dm)).await,
         Command::Backup(args) => Box::pin(backup::run(session, &dm, args)).await,
-        Command::Restore(args) => Box::pin(restore::run(session, &dm, args)).await,
+        Command::Restore(args) => Box::pin(restore::run(session, &dm, *args)).await,
         Command::Audit(args) => Box::pin(audit::run(session, &dm, args)).await,
         Command::Query(args) => Box::pin(query::run(session, &dm, args)).await,
         // Answered above.

@@ -1,5 +1,7 @@
 //! `dm status`: one page, the verdict first.
 
+use std::time::Duration;
+
 use data_manager::{DataManager, ProofKind, RecoveryProof, Result, StatusReport, TargetStatus, Verdict};
 
 use super::backup::short;
@@ -56,17 +58,31 @@ fn tell_target(session: &mut Session, report: &StatusReport, target: &TargetStat
         },
     );
     let verified = target.last_verified_at.map_or_else(|| "never".to_owned(), |at| text::ago(report.at, at));
-    let proof = target.last_proof.as_ref().map_or_else(|| "never".to_owned(), |p| proof(report, p));
+    let proven = target.last_good_proof.as_ref().map_or_else(|| "never".to_owned(), |p| proof(report, p));
+    let drill = target.last_drill.as_ref().map_or_else(|| "never".to_owned(), |p| drill(report, p));
     session.out.facts(&[
         ("last backup", last),
         ("backups", target.backups.to_string()),
         ("last verified", verified),
-        ("restore proven", proof),
+        ("restore proven", proven),
+        ("last drill", drill),
     ])?;
     for reason in &target.reasons {
         session.out.say(format!("  - {}", text::printable(reason)))?;
     }
     Ok(())
+}
+
+fn drill(report: &StatusReport, proof: &RecoveryProof) -> String {
+    let when = text::ago(report.at, proof.at);
+    match (proof.ok, proof.restore_time_ms) {
+        (true, Some(ms)) => {
+            let time = text::duration(Duration::from_millis(ms));
+            format!("{when}, passed; a recovery takes {time} ({})", short(proof.backup_id))
+        }
+        (true, None) => format!("{when}, passed ({})", short(proof.backup_id)),
+        (false, _) => format!("{when}, FAILED ({})", short(proof.backup_id)),
+    }
 }
 
 fn proof(report: &StatusReport, proof: &RecoveryProof) -> String {
@@ -75,6 +91,5 @@ fn proof(report: &StatusReport, proof: &RecoveryProof) -> String {
         ProofKind::Restore => "restored",
         ProofKind::Drill => "drilled",
     };
-    let result = if proof.ok { "equal" } else { "NOT equal" };
-    format!("{} ({how}, {result}, {})", text::ago(report.at, proof.at), short(proof.backup_id))
+    format!("{} ({how}, {})", text::ago(report.at, proof.at), short(proof.backup_id))
 }

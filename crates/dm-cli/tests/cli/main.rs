@@ -13,3 +13,4 @@ mod harness;
 mod help;
 mod pages;
 mod questions;
+mod recovery;

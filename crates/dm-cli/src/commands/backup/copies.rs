@@ -5,7 +5,7 @@ use data_manager::{BackupId, DataManager, NewKey, Result};
 use serde::Serialize;
 
 use super::views::short;
-use crate::args::{ExportArgs, NewKeyArgs};
+use crate::args::{ExportArgs, FormatArg, NewKeyArgs};
 use crate::exit::Exit;
 use crate::output::text;
 use crate::session::Session;
@@ -21,12 +21,13 @@ struct Export<'a> {
 
 pub(super) async fn export(session: &mut Session, dm: &DataManager, args: ExportArgs) -> Result<Exit> {
     let folder = session.folder.join(&args.dir);
+    let format = match args.format {
+        FormatArg::Files => ExportFormat::Files,
+        FormatArg::Basetar => ExportFormat::BaseTar,
+    };
     let progress = session.progress();
     let ctx = session.context(dm, &progress);
-    let report = dm
-        .backup()
-        .export(&ctx, args.target.target.as_ref(), &args.backup, &folder, ExportFormat::Files)
-        .await?;
+    let report = dm.backup().export(&ctx, args.target.target.as_ref(), &args.backup, &folder, format).await?;
     drop(progress);
     let document = Export {
         backup_id: report.backup.id,

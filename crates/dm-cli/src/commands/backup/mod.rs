@@ -2,6 +2,7 @@
 
 mod change;
 mod copies;
+mod drill;
 mod look;
 mod run;
 mod verify;
@@ -23,6 +24,7 @@ pub(crate) async fn run(session: &mut Session, dm: &DataManager, args: BackupArg
         BackupCommand::List(args) => look::list(session, dm, args).await,
         BackupCommand::Show(args) => look::show(session, dm, args).await,
         BackupCommand::Verify(args) => verify::verify(session, dm, args).await,
+        BackupCommand::Drill(args) => drill::drill(session, dm, args).await,
         BackupCommand::Expire(args) => change::expire(session, dm, args).await,
         BackupCommand::Delete(args) => change::delete(session, dm, args).await,
         BackupCommand::Pin(args) => change::pin(session, dm, args, true).await,

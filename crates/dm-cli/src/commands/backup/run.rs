@@ -4,14 +4,23 @@ use std::time::Duration;
 
 use data_manager::backup::{RunReport, Step};
 use data_manager::repository::{Verification, VerifyLevel};
-use data_manager::{BackupKind, BackupOptions, DataManager, Finding, Level, Result};
+use data_manager::{BackupKind, BackupMode, BackupOptions, DataManager, Finding, Level, Result};
 use serde::Serialize;
 
 use super::views::MadeBackup;
-use crate::args::{KindArg, LevelArg, RunArgs};
+use crate::args::{KindArg, LevelArg, ModeArg, RunArgs};
 use crate::exit::Exit;
 use crate::output::text;
 use crate::session::Session;
+
+impl From<ModeArg> for BackupMode {
+    fn from(mode: ModeArg) -> Self {
+        match mode {
+            ModeArg::Logical => Self::Logical,
+            ModeArg::Physical => Self::Physical,
+        }
+    }
+}
 
 impl From<KindArg> for BackupKind {
     fn from(kind: KindArg) -> Self {
@@ -37,14 +46,14 @@ pub(super) async fn run(session: &mut Session, dm: &DataManager, args: RunArgs) 
     let options = BackupOptions {
         engine: args.engine,
         target: args.target.target,
-        mode: None,
+        mode: if args.physical { Some(BackupMode::Physical) } else { args.mode.map(Into::into) },
         kind: args.kind.map(Into::into),
         jobs: args.jobs.map(Into::into),
         include_tables: args.include_tables,
         exclude_tables: args.exclude_tables,
         verify: args.verify.map(Into::into),
         skip_verify: args.no_verify,
-        tenant: None,
+        tenant: args.tenant,
     };
     let progress = session.progress();
     let ctx = session.context(dm, &progress);
