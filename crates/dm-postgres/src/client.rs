@@ -140,6 +140,27 @@ impl Client {
         Ok(())
     }
 
+    /// A server of this machine by its socket.
+    pub(crate) fn on_socket(
+        folder: &std::path::Path,
+        port: u16,
+        user: &str,
+        database: &str,
+        options: PostgresOptions,
+    ) -> Self {
+        Self {
+            host: folder.display().to_string(),
+            port,
+            user: user.to_owned(),
+            password: None,
+            database: database.to_owned(),
+            ssl: BTreeMap::new(),
+            schema: None,
+            pgbouncer: false,
+            options,
+        }
+    }
+
     /// The same server, another database.
     pub(crate) fn on_database(&self, database: &str) -> Self {
         Self { database: database.to_owned(), ..self.clone() }

@@ -172,7 +172,8 @@ fn failure(program: &'static str, stderr: &str) -> Error {
     Error::new(kind, format!("{program} failed: {line}")).on_engine(EngineKind::Postgres)
 }
 
-async fn run(ctx: &OpContext, program: &'static str, mut command: Command) -> Result<Finished> {
+/// Runs a program to its end. Cancellation kills it.
+pub(crate) async fn run(ctx: &OpContext, program: &'static str, mut command: Command) -> Result<Finished> {
     ctx.run(async {
         let mut child = command.spawn().map_err(|e| {
             Error::unsupported(format!("{program} cannot be run"))
@@ -207,7 +208,8 @@ async fn tail(from: &mut (impl AsyncReadExt + Unpin)) -> std::io::Result<String>
     }
 }
 
-async fn version_of(ctx: &OpContext, program: &Path) -> Result<(u32, String)> {
+/// The major version and the whole version that a program says it has.
+pub(crate) async fn version_of(ctx: &OpContext, program: &Path) -> Result<(u32, String)> {
     let mut command = Command::new(program);
     command.arg("--version").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.env("LC_ALL", "C").kill_on_drop(true);
@@ -224,7 +226,7 @@ async fn version_of(ctx: &OpContext, program: &Path) -> Result<(u32, String)> {
 }
 
 /// `PATH`, and where distributions put versions side by side.
-fn usual_folders() -> Vec<PathBuf> {
+pub(crate) fn usual_folders() -> Vec<PathBuf> {
     let mut folders: Vec<PathBuf> =
         std::env::var_os("PATH").map(|p| std::env::split_paths(&p).collect()).unwrap_or_default();
     for (parent, prefix) in

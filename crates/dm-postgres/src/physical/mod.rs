@@ -18,6 +18,7 @@ mod plan;
 mod pooler;
 mod preflight;
 mod reading;
+pub(crate) mod restore;
 mod server;
 mod session;
 mod timeline;

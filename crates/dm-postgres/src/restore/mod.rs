@@ -25,6 +25,7 @@ use sqlx::postgres::PgPool;
 
 use crate::client::Client;
 use crate::engine::check_open;
+use crate::physical::restore as physical;
 
 /// A server as a target of restores.
 #[derive(Clone, Debug)]
@@ -43,6 +44,9 @@ impl RestoreTarget for PostgresRestore {
         manifest: &RestoreManifest,
     ) -> Result<RestorePreview> {
         check_open(&self.pool)?;
+        if physical::is_ours(manifest) {
+            return Box::pin(physical::preview(ctx, &self.client, request, manifest)).await;
+        }
         preview::preview(ctx, &self.client, request, manifest).await
     }
 
@@ -54,6 +58,9 @@ impl RestoreTarget for PostgresRestore {
         preview: &RestorePreview,
     ) -> Result<Box<dyn RestoreSession>> {
         check_open(&self.pool)?;
+        if physical::is_ours(manifest) {
+            return Box::pin(physical::open(ctx, &self.client, request, manifest, preview)).await;
+        }
         if plan::Plan::load(preview)?.kind == plan::Kind::Merge {
             return Ok(Box::new(merge::open(ctx, self, request, manifest, preview).await?));
         }
@@ -62,6 +69,10 @@ impl RestoreTarget for PostgresRestore {
 
     async fn release_sealed(&self, ctx: &OpContext, location: &str) -> Result<Restored> {
         check_open(&self.pool)?;
+        // Directories are called by their path, databases by their address.
+        if location.starts_with('/') {
+            return physical::release_sealed(location).await;
+        }
         sealed::release(ctx, &self.client, &self.pool, location).await
     }
 }

@@ -3,6 +3,9 @@
 mod conformance;
 mod merge;
 mod physical_backup;
+mod physical_points;
+mod physical_restore;
+mod physical_support;
 mod query;
 mod round_trip;
 mod support;
