@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use dm_core::{Actor, Clock, Engine, EngineId, Error, Permissions, Result, Secret, SystemClock};
-use dm_repository::{Identity, Recipient, StoreLocation, StoreOptions};
+use dm_repository::{Identity, RateLimit, Recipient, StoreLocation, StoreOptions};
 use tokio::sync::OnceCell;
 
 use crate::config::{Config, EngineConfig, PlaceConfig};
@@ -157,6 +157,7 @@ impl DataManagerBuilder {
             zstd_level: config.repository.zstd_level,
             threads: config.repository.threads,
             memory_bytes: config.repository.memory.0,
+            rate_limit: config.repository.rate_limit.map(|rate| RateLimit::new(rate.0)),
             pack_bytes: config.repository.pack_size.0,
         };
         let permissions = Permissions::with_roles(config.access.roles.clone());

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use dm_core::{Error, ErrorKind, OpContext, Result, Secret};
 use dm_repository::{
-    Identity, InitOptions, OpenOptions, Recipient, Repository, StoreLocation, StoreOptions, open_store,
+    Identity, InitOptions, OpenOptions, RateLimit, Recipient, Repository, StoreLocation, StoreOptions,
+    open_store,
 };
 use object_store::ObjectStore;
 
@@ -28,6 +29,8 @@ pub(crate) struct RepositorySettings {
     pub(crate) threads: usize,
     pub(crate) memory_bytes: u64,
     pub(crate) pack_bytes: u64,
+    /// Shared by every repository that is opened with these settings.
+    pub(crate) rate_limit: Option<RateLimit>,
 }
 
 impl RepositorySettings {
@@ -93,6 +96,7 @@ impl RepositorySettings {
             zstd_level: self.zstd_level,
             threads: self.threads,
             memory_bytes: self.memory_bytes,
+            rate_limit: self.rate_limit.clone(),
         })
     }
 

@@ -29,7 +29,7 @@ impl PageReader {
     /// A page, its digest checked.
     pub(crate) async fn read<T: DeserializeOwned + Send + 'static>(&self, page: &PageRef) -> Result<T> {
         let key = paths::page(&self.target, page.b, page.n);
-        let stored = self.repository.storage.get(&key).await?;
+        let stored = self.repository.storage.get_large(&key).await?;
         let json = self.unseal(page.b, stored).await.map_err(|e| e.about(key.as_ref()))?;
         let digest = page.d.clone();
         self.repository
@@ -71,7 +71,7 @@ impl PageReader {
     /// The list of stored objects of a backup.
     pub(crate) async fn inventory(&self, header: &BackupHeader) -> Result<Inventory> {
         let key = paths::inventory(&self.target, header.id);
-        let stored = self.repository.storage.get(&key).await?;
+        let stored = self.repository.storage.get_large(&key).await?;
         if stored.len() as u64 != header.inventory.size
             || blake3::hash(&stored).to_hex().as_str() != header.inventory.digest
         {

@@ -156,7 +156,7 @@ impl Repository {
 
     async fn stored_piece(&self, place: &LogPlace, entry: &LogEntry) -> Result<Bytes> {
         let key = entry.key(place);
-        let stored = self.inner.storage.get(&key).await?;
+        let stored = self.inner.storage.get_large(&key).await?;
         if entry.names(&stored) {
             return Ok(stored);
         }
@@ -203,7 +203,7 @@ impl Repository {
         let mut found: Option<Bytes> = None;
         for file in self.histories(place, timeline).await? {
             let key = place.timeline(timeline).join(file.as_str());
-            let stored = self.inner.storage.get(&key).await?;
+            let stored = self.inner.storage.get_large(&key).await?;
             if history_digest(&file) != Some(name_digest(&stored)) {
                 return Err(Error::corrupt("the history is not the one that was written").about(key.as_ref()));
             }

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use dm_core::{BackupId, Error, Result, TargetName};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use crate::cpu::{MAX_FRAME_CONTENT, joined};
 use crate::page::{PackId, Stored};
@@ -67,6 +68,7 @@ pub(crate) struct Packs {
     permits: Arc<Semaphore>,
     next: AtomicU32,
     stored: AtomicU64,
+    given_up: CancellationToken,
     state: Mutex<State>,
 }
 
@@ -97,6 +99,7 @@ impl Packs {
             permits: Arc::new(Semaphore::new(packs)),
             next: AtomicU32::new(0),
             stored: AtomicU64::new(0),
+            given_up: CancellationToken::new(),
             state: Mutex::new(State::default()),
         }
     }
@@ -132,9 +135,15 @@ impl Packs {
         self.stored.fetch_add(size, Ordering::Relaxed);
         let storage = self.storage.clone();
         let key = paths::pack(&self.target, self.backup, n);
+        let given_up = self.given_up.clone();
         let mut state = self.lock();
         state.uploads.spawn(async move {
-            storage.create_own(&key, Bytes::from(buffer.bytes)).await?;
+            // What still waits for its turn is not worth waiting for when the backup is given up.
+            tokio::select! {
+                () = given_up.cancelled() => return Err(Error::interrupted()),
+                () = storage.admit(size) => {}
+            }
+            storage.create_own_admitted(&key, Bytes::from(buffer.bytes)).await?;
             drop(permit);
             Ok(stored)
         });
@@ -167,6 +176,17 @@ impl Packs {
     /// Bytes of packs so far, as stored.
     pub(crate) fn stored_bytes(&self) -> u64 {
         self.stored.load(Ordering::Relaxed)
+    }
+
+    /// Waits until no upload is under way; those that had not begun are left out.
+    pub(crate) async fn give_up(&self) {
+        self.given_up.cancel();
+        let mut uploads = std::mem::take(&mut self.lock().uploads);
+        while let Some(ended) = uploads.join_next().await {
+            if let Err(error) = joined(ended).and_then(|r| r) {
+                tracing::debug!(%error, "an upload of an abandoned backup failed");
+            }
+        }
     }
 
     /// Writes what is still open and waits until every pack is durable.

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::cpu::Cpu;
 use crate::error::is_transient;
 use crate::storage::{Created, Storage, backoff};
-use crate::{Identity, Recipient, document, keys, paths};
+use crate::{Identity, RateLimit, Recipient, document, keys, paths};
 
 const FORMAT: &str = "dm-repository";
 const MIN_PACK_BYTES: u64 = 64 << 10;
@@ -60,6 +60,8 @@ pub struct OpenOptions {
     pub threads: usize,
     /// Bytes of packs held in memory at once; at least two packs are.
     pub memory_bytes: u64,
+    /// The most bytes a second to and from the store; no limit when `None`.
+    pub rate_limit: Option<RateLimit>,
 }
 
 impl Default for OpenOptions {
@@ -70,6 +72,7 @@ impl Default for OpenOptions {
             zstd_level: 3,
             threads: std::thread::available_parallelism().map_or(2, std::num::NonZero::get),
             memory_bytes: 96 << 20,
+            rate_limit: None,
         }
     }
 }
@@ -154,7 +157,7 @@ impl Repository {
     /// `NotFound` when there is none, `Invalid` when something else is there or a key does not belong to it,
     /// `Unsupported` when it is of a newer version, `Corrupt`, `Denied`, `Unreachable`.
     pub async fn open(store: Arc<dyn ObjectStore>, ctx: &OpContext, open: OpenOptions) -> Result<Self> {
-        let mut storage = Storage::new(store);
+        let mut storage = Storage::new(store).with_rate(open.rate_limit.clone());
         if !(1..=19).contains(&open.zstd_level) {
             return Err(Error::invalid(format!("zstd level {} is not between 1 and 19", open.zstd_level)));
         }

@@ -13,6 +13,7 @@ use object_store::{
     Error as StoreError, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
 };
 
+use crate::RateLimit;
 use crate::error::{is_transient, store_error};
 
 /// What came of a create-only PUT.
@@ -29,6 +30,7 @@ pub(crate) struct Storage {
     store: Arc<dyn ObjectStore>,
     /// Whether the store knows create-only PUTs at all (it may still not honour them).
     knows_create: bool,
+    rate: Option<RateLimit>,
 }
 
 /// How passing failures are tried again: six times in all, over some seconds.
@@ -42,7 +44,13 @@ pub(crate) fn backoff() -> ExponentialBuilder {
 
 impl Storage {
     pub(crate) fn new(store: Arc<dyn ObjectStore>) -> Self {
-        Self { store, knows_create: true }
+        Self { store, knows_create: true, rate: None }
+    }
+
+    /// The same with a limit of bytes a second.
+    pub(crate) fn with_rate(mut self, rate: Option<RateLimit>) -> Self {
+        self.rate = rate;
+        self
     }
 
     /// The same without create-only PUTs, for a store that answers them with "not implemented".
@@ -51,8 +59,21 @@ impl Storage {
         self
     }
 
+    /// Waits until the limit of bytes a second lets so many pass.
+    pub(crate) async fn admit(&self, bytes: u64) {
+        if let Some(rate) = &self.rate {
+            rate.pass(bytes).await;
+        }
+    }
+
     /// Creates an object. A PUT whose outcome is unknown is made again; finding our own bytes there is success.
     pub(crate) async fn create(&self, key: &Path, bytes: Bytes) -> Result<Created> {
+        self.admit(bytes.len() as u64).await;
+        self.create_admitted(key, bytes).await
+    }
+
+    /// The same for an object that was [admitted](Self::admit) before.
+    pub(crate) async fn create_admitted(&self, key: &Path, bytes: Bytes) -> Result<Created> {
         let put = || async {
             let mode = if self.knows_create {
                 PutMode::Create
@@ -84,7 +105,13 @@ impl Storage {
 
     /// Creates an object under a key that nobody else can have chosen.
     pub(crate) async fn create_own(&self, key: &Path, bytes: Bytes) -> Result<()> {
-        match self.create(key, bytes).await? {
+        self.admit(bytes.len() as u64).await;
+        self.create_own_admitted(key, bytes).await
+    }
+
+    /// The same for an object that was [admitted](Self::admit) before.
+    pub(crate) async fn create_own_admitted(&self, key: &Path, bytes: Bytes) -> Result<()> {
+        match self.create_admitted(key, bytes).await? {
             Created::Ours => Ok(()),
             Created::Taken => Err(Error::new(ErrorKind::Conflict, "somebody else wrote this object")
                 .about(key.as_ref())
@@ -100,9 +127,18 @@ impl Storage {
         self.store.put_opts(key, PutPayload::from_bytes(bytes), options).await.map(drop)
     }
 
+    /// A small object: counted, but not held up.
     pub(crate) async fn get(&self, key: &Path) -> Result<Bytes> {
         let get = || async { self.store.get(key).await?.bytes().await };
-        get.retry(backoff()).when(is_transient).await.map_err(|error| store_error(error, key.as_ref()))
+        let bytes = get
+            .retry(backoff())
+            .when(is_transient)
+            .await
+            .map_err(|error| store_error(error, key.as_ref()))?;
+        if let Some(rate) = &self.rate {
+            rate.count(bytes.len() as u64);
+        }
+        Ok(bytes)
     }
 
     /// An object, or `None` when there is none.
@@ -114,8 +150,17 @@ impl Storage {
         }
     }
 
+    /// A large object, under the limit of bytes a second.
+    pub(crate) async fn get_large(&self, key: &Path) -> Result<Bytes> {
+        if let Some(rate) = &self.rate {
+            rate.wait().await;
+        }
+        self.get(key).await
+    }
+
     pub(crate) async fn get_range(&self, key: &Path, range: Range<u64>) -> Result<Bytes> {
         let length = range.end - range.start;
+        self.admit(length).await;
         let get = || async { self.store.get_range(key, range.clone()).await };
         let bytes = get
             .retry(backoff())

@@ -254,7 +254,7 @@ impl Repository {
     async fn check_bytes(&self, expected: &Expected) -> Result<u64> {
         // The size first: an object that grew to any size is not read.
         self.check_size(expected).await?;
-        let bytes: Bytes = self.inner.storage.get(&expected.key).await?;
+        let bytes: Bytes = self.inner.storage.get_large(&expected.key).await?;
         let digest = expected.digest.clone();
         let size = bytes.len() as u64;
         let same = self.inner.cpu.run(move || blake3::hash(&bytes).to_hex().as_str() == digest).await?;

@@ -357,10 +357,7 @@ impl BackupWriter {
         let storage = self.shared.repository.storage.clone();
         let (target, backup) = (self.shared.target.clone(), self.shared.backup);
         // Uploads that are still running end before the folder is emptied.
-        let flushed = self.shared.packs.finish().await;
-        if let Err(error) = flushed {
-            tracing::debug!(%error, "an upload of an abandoned backup failed");
-        }
+        self.shared.packs.give_up().await;
         crate::tombstone::mark(&storage, ctx, &target, backup, "abandoned").await?;
         // Nothing can reference a backup that was never committed, and its only writer is here.
         let objects = storage.list(&paths::backup(&target, backup)).await?;

@@ -221,13 +221,13 @@ pub(super) const KEYS: &[Key] = &[
         "",
         "tables or files read or restored at once; `auto` is one for each processor core, at most 4",
     ),
-    soon(key(
+    key(
         "repository.rate_limit",
         Kind::Size { min: 64 << 10, max: 1 << 40 },
         None,
         "50 MB",
         "most bytes a second to and from the repository, over all that one program does; no limit when not set",
-    )),
+    ),
     soon(key(
         "repository.secondary.*.url",
         Kind::Location,

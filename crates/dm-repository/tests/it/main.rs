@@ -17,6 +17,7 @@ mod folder;
 mod logs;
 mod model;
 mod races;
+mod rate;
 mod round_trip;
 mod sparse;
 mod store;
