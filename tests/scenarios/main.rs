@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
 mod bad_input;
+mod drills;
 mod interruption;
 mod object_stores;
 mod postgres_story;

@@ -375,6 +375,11 @@ impl BackupService {
                 )
                 .with_hint("ask for the one or the other"));
             }
+            let parts = !plan.tables.is_empty() || plan.tenant.is_some();
+            if options.keep_sealed && parts && plan.destination == Destination::InPlace {
+                return Err(Error::invalid("rows that are put into a database cannot be kept sealed")
+                    .with_hint("restore them to a new database, or rehearse it: nothing is then changed"));
+            }
             let target = target_of(engine)?;
             let backup = self.repository.header(ctx, &plan.backup.target, plan.backup.id).await?;
             let log = self.log_for(ctx, &backup, &plan.until).await?;

@@ -63,6 +63,8 @@ pub(crate) struct State {
     pub(crate) connections: Option<(u32, u32)>,
     /// Whether the engine has a log, and where it stands.
     pub(crate) log: Option<u64>,
+    /// What a destination of pages has already.
+    pub(crate) present: Option<Vec<u8>>,
     /// Places that were kept sealed: by their name, the final one.
     pub(crate) kept: BTreeMap<String, String>,
 }
@@ -396,10 +398,12 @@ impl RestoreSession for Place {
         if faults.lazy_write.as_ref() == Some(&member.name) {
             return Ok(());
         }
-        let mut bytes = Vec::new();
+        let mut bytes =
+            self.engine.state().present.clone().filter(|_| member.name == "pages.db").unwrap_or_default();
         while let Some(block) = content.try_next().await? {
-            bytes.resize(block.offset as usize, 0);
-            bytes.extend_from_slice(&block.bytes);
+            let end = block.offset as usize + block.bytes.len();
+            bytes.resize(bytes.len().max(end), 0);
+            bytes[block.offset as usize..end].copy_from_slice(&block.bytes);
         }
         if faults.fail_write.as_ref() == Some(&member.name) {
             return Err(Error::new(ErrorKind::Exhausted, "the disk is full"));
@@ -440,6 +444,11 @@ impl RestoreSession for Place {
         let forgotten = usize::from(state.faults.forget_to_compare);
         let tables = expected.iter().skip(forgotten).map(compare).collect();
         Ok(Comparison { tables, checks: Vec::new() })
+    }
+
+    async fn present(&self, _: &OpContext, member: &MemberSpec) -> Result<Option<BlockStream>> {
+        let present = self.engine.state().present.clone().filter(|_| member.name == "pages.db");
+        Ok(present.map(|bytes| futures::stream::iter([Ok(Block::data(0, bytes))]).boxed()))
     }
 
     async fn statements(&self, _: &OpContext) -> Result<Option<Arc<dyn QueryPort>>> {

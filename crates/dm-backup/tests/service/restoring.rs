@@ -3,7 +3,7 @@
 use dm_backup::{ApplyOptions, Selector, Unproven};
 use dm_core::{BackupKind, Effect, ErrorKind};
 
-use crate::engine::Faults;
+use crate::engine::{Faults, PAGE};
 use crate::{World, target, to};
 
 #[tokio::test]
@@ -56,6 +56,25 @@ async fn a_planted_defect_is_found_and_the_place_stays_sealed() {
     let report = apply(Unproven::Release).await.unwrap();
     assert!(!report.equal && report.released);
     assert!(world.engine.state().databases.contains_key("bad3"));
+}
+
+#[tokio::test]
+async fn a_delta_fetches_only_what_differs() {
+    let world = World::new().await;
+    world.run(BackupKind::Full).await.unwrap();
+    let whole = world.restore(&Selector::latest(target()), "whole").await.unwrap();
+    let mut present = world.engine.live().pages;
+    present[5 * PAGE + 7] ^= 1;
+    world.engine.state().present = Some(present);
+    let mut request = to("delta");
+    request.delta = true;
+    let latest = Selector::latest(target());
+    let plan = world.service.plan_restore(&world.ctx, &world.engine, &latest, &request).await.unwrap();
+    let apply = world.service.apply_restore(&world.ctx, &world.engine, &plan, ApplyOptions::default());
+    let report = apply.await.unwrap();
+    assert_eq!(world.engine.restored("delta"), world.engine.live());
+    let saved = whole.bytes - report.bytes;
+    assert!(saved as usize >= world.engine.live().pages.len() * 3 / 4, "{saved} bytes fewer");
 }
 
 #[tokio::test]
