@@ -5,6 +5,7 @@
 
 mod files;
 mod guide;
+mod tar;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -91,14 +92,9 @@ impl BackupService {
     ) -> Result<ExportReport> {
         let work = async {
             let backup = self.select(ctx, selector).await?;
-            if format == ExportFormat::BaseTar {
-                return Err(Error::unsupported("this backup is not one of a cluster's files")
-                    .about(backup.id.to_string())
-                    .with_hint("export it as files"));
-            }
             let made = make_folder(folder).await?;
             let reader = self.repository.read(ctx, &backup).await?;
-            let written = write_all(ctx, &reader, &backup, folder, jobs).await;
+            let written = write_all(ctx, &reader, &backup, folder, format, jobs).await;
             if let Err(error) = reader.close().await {
                 tracing::warn!(%error, "the reader's lease could not be ended; it runs out by itself");
             }
@@ -116,26 +112,27 @@ async fn write_all(
     reader: &BackupReader,
     backup: &BackupHeader,
     folder: &Path,
+    format: ExportFormat,
     jobs: usize,
 ) -> Result<ExportReport> {
     let members = ctx.run(reader.members(ctx)).await?;
-    let plans = files::plan(&members, reader.source());
+    if format == ExportFormat::BaseTar && !tar::fits(reader.source(), &members) {
+        return Err(Error::unsupported("this backup is not one of a cluster's files")
+            .about(backup.id.to_string())
+            .with_hint("export it as files"));
+    }
     ctx.progress(Progress::Phase {
         name: "exporting",
         total_bytes: Some(members.iter().map(|(_, s)| s).sum()),
     });
-    let root = Arc::new(folder.to_path_buf());
-    pool::each(ctx, jobs, plans.clone(), |task, plan| {
-        let contents =
-            plan.members.iter().map(|(m, size)| (m.clone(), *size, reader.content(&task, &m.name)));
-        write_file(task.clone(), Arc::clone(&root), plan.path.clone(), contents.collect())
-    })
-    .await?;
-    let files: Vec<ExportedFile> = plans.iter().map(FilePlan::exported).collect();
-    if let Some(script) = guide::restore_sql(&plans) {
-        write_text(folder, "restore.sql", &script).await?;
-    }
-    write_text(folder, "README.txt", &guide::readme(backup, &files)).await?;
+    let files = match format {
+        ExportFormat::Files => write_files(ctx, reader, &members, folder, jobs).await?,
+        ExportFormat::BaseTar => {
+            let plans = tar::plan(ctx, reader, &members).await?;
+            tar::write(ctx, reader, plans, folder, backup.consistency.at, jobs).await?
+        }
+    };
+    write_text(folder, "README.txt", &guide::readme(backup, &files, format)).await?;
     let manifest = Manifest {
         schema: "dm.export/1",
         backup,
@@ -152,6 +149,28 @@ async fn write_all(
         bytes: files.iter().map(|f| f.bytes).sum(),
         files,
     })
+}
+
+/// One file for each file and each table.
+async fn write_files(
+    ctx: &OpContext,
+    reader: &BackupReader,
+    members: &[(MemberSpec, u64)],
+    folder: &Path,
+    jobs: usize,
+) -> Result<Vec<ExportedFile>> {
+    let plans = files::plan(members, reader.source());
+    let root = Arc::new(folder.to_path_buf());
+    pool::each(ctx, jobs, plans.clone(), |task, plan| {
+        let contents =
+            plan.members.iter().map(|(m, size)| (m.clone(), *size, reader.content(&task, &m.name)));
+        write_file(task.clone(), Arc::clone(&root), plan.path.clone(), contents.collect())
+    })
+    .await?;
+    if let Some(script) = guide::restore_sql(&plans) {
+        write_text(folder, "restore.sql", &script).await?;
+    }
+    Ok(plans.iter().map(FilePlan::exported).collect())
 }
 
 /// Writes the members one behind the other into one file. Pages go to their places, holes stay holes.

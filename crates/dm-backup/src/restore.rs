@@ -392,14 +392,20 @@ impl BackupService {
         Box::pin(report).await.map_err(|e: Error| e.in_operation("restore").on_engine(engine.kind()))
     }
 
-    /// The log that leads from a backup on; `None` where nothing of it is asked for, or none was shipped.
+    /// The log that leads from a backup on; `None` where nothing of it is asked for.
     pub(crate) async fn log_for(
         &self,
-        _ctx: &OpContext,
-        _backup: &BackupHeader,
-        _until: &RecoveryPoint,
+        ctx: &OpContext,
+        backup: &BackupHeader,
+        until: &RecoveryPoint,
     ) -> Result<Option<Arc<dyn LogReader>>> {
-        Ok(None)
+        if *until == RecoveryPoint::Backup {
+            return Ok(None);
+        }
+        let stream = backup.system_identifier.as_deref().ok_or_else(|| {
+            Error::unsupported("the backup does not say which log is its own").about(backup.id.to_string())
+        })?;
+        self.log_reader(ctx, &backup.target, stream).await.map(Some)
     }
 }
 

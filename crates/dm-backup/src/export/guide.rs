@@ -5,8 +5,18 @@ use std::fmt::Write;
 use dm_core::{ByteSize, MemberKind};
 use dm_repository::BackupHeader;
 
-use super::ExportedFile;
 use super::files::{FilePlan, is_text_rows};
+use super::{ExportFormat, ExportedFile};
+
+/// How the tar files become a cluster.
+const TARS: &str = "\
+1. Make an empty folder for the cluster, mode 0700, owned by the user that the server runs as; as that user:
+   tar -xf base.tar -C FOLDER && tar -xf pg_wal.tar -C FOLDER/pg_wal
+2. For each tablespace: tar -xf OID.tar -C ITS_FOLDER. If it is not where it was, put the new folder into
+   FOLDER/tablespace_map (a line is: oid, blank, folder).
+3. outside.tar has configuration files that lay outside of the cluster's folder; put them where your server looks for them.
+4. Start the server: it recovers to the moment of the backup by itself. Do not remove backup_label.
+";
 
 /// A psql script that loads the rows; `None` when there are no text rows.
 pub(super) fn restore_sql(plans: &[FilePlan]) -> Option<String> {
@@ -49,7 +59,7 @@ fn quoted(column: &str) -> String {
 }
 
 /// What is here and what to do with it.
-pub(super) fn readme(backup: &BackupHeader, files: &[ExportedFile]) -> String {
+pub(super) fn readme(backup: &BackupHeader, files: &[ExportedFile], format: ExportFormat) -> String {
     let mut text = format!(
         "Backup {} of {} ({} {}, {} {}), as of {}.\n\nNothing but the engine's own tools is needed to load it.\n\n",
         backup.id,
@@ -60,6 +70,10 @@ pub(super) fn readme(backup: &BackupHeader, files: &[ExportedFile]) -> String {
         backup.mode,
         backup.consistency.at.to_rfc3339()
     );
+    if format == ExportFormat::BaseTar {
+        text.push_str(TARS);
+        return with_list(text, files);
+    }
     let has = |kind| files.iter().any(|f| f.kind == kind);
     let steps = [
         (MemberKind::Globals, "Roles: run the globals file with psql, as a superuser."),
@@ -79,6 +93,10 @@ pub(super) fn readme(backup: &BackupHeader, files: &[ExportedFile]) -> String {
     for (number, (_, step)) in steps.iter().filter(|(kind, _)| has(*kind)).enumerate() {
         let _ = writeln!(text, "{}. {step}", number + 1);
     }
+    with_list(text, files)
+}
+
+fn with_list(mut text: String, files: &[ExportedFile]) -> String {
     text.push_str("\nFiles:\n");
     for file in files {
         let _ = writeln!(text, "  {}  ({})", file.path, ByteSize(file.bytes));

@@ -66,3 +66,15 @@ async fn a_failed_export_leaves_nothing() {
     world.service.export(&world.ctx, &latest, &new, ExportFormat::Files, 2).await.unwrap_err();
     assert!(!new.exists());
 }
+
+#[tokio::test]
+async fn a_base_tar_of_anything_but_a_cluster_is_refused_and_leaves_nothing() {
+    let world = World::new().await;
+    world.run(BackupKind::Full).await.unwrap();
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path().join("tars");
+    let latest = Selector::latest(target());
+    let export = world.service.export(&world.ctx, &latest, &folder, ExportFormat::BaseTar, 2);
+    assert_eq!(export.await.unwrap_err().kind(), ErrorKind::Unsupported);
+    assert!(!folder.exists());
+}

@@ -2,7 +2,9 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use dm_backup::{RestorePlan, Selector};
-use dm_core::{BackupKind, BackupMode, Destination, ErrorKind, Level, RecoveryPoint, RestoreRequest, Result};
+use dm_core::{
+    BackupKind, BackupMode, Destination, ErrorKind, Level, LogPiece, RecoveryPoint, RestoreRequest, Result,
+};
 use dm_repository::{BackupHeader, VerifyLevel};
 
 use crate::engine::Faults;
@@ -27,6 +29,14 @@ async fn backups(world: &World, mode: BackupMode, log: Option<u64>, number: u64)
         made.push(world.run(BackupKind::Full).await.unwrap().backup);
     }
     made
+}
+
+/// A piece of the log, so that there is one.
+async fn ship(world: &World) {
+    let piece =
+        LogPiece { timeline: 1, start: 0x1000, sealed_at: world.ctx.now(), bytes: vec![7; 4096].into() };
+    let system = world.engine.state().system.clone();
+    world.service.repository.put_log(&world.ctx, &target(), &system, &piece).await.unwrap();
 }
 
 fn said(plan: &RestorePlan) -> String {
@@ -83,6 +93,9 @@ async fn with_a_log_the_newest_backup_before_the_point_is_taken() {
     let world = World::new().await;
     let made = backups(&world, BackupMode::Physical, Some(0x1000), 3).await;
     let latest = Selector::latest(target());
+    let error = plan(&world, &latest, &at(made[1].consistency.at)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "nothing was shipped: {error:?}");
+    ship(&world).await;
     let chosen = |plan: &RestorePlan| made.iter().position(|b| b.id == plan.backup.id).unwrap();
     for (minutes, index) in [(-1, 0), (0, 1), (30, 1)] {
         let point = made[1].consistency.at + TimeDelta::minutes(minutes);
@@ -114,6 +127,7 @@ async fn a_backup_of_a_history_that_was_left_is_passed_over() {
     let made = backups(&world, BackupMode::Physical, Some(0x1000), 3).await;
     let latest = Selector::latest(target());
     let point = at(made[2].consistency.at + TimeDelta::minutes(1));
+    ship(&world).await;
     world.engine.set_faults(Faults {
         log_ends_after: vec![made[2].consistency.at, made[1].consistency.at],
         ..Faults::default()
