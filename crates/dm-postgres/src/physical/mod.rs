@@ -4,8 +4,11 @@
 //! - A session that stays open holds the backup on the server, and a slot that holds the log, where the role may make one.
 //! - Files are listed once, after the start; what they do meanwhile is in the log, so that a file read while it changes,
 //!   shortens or goes is right once the log is replayed. What has grown is read to where it ended when it was listed.
+//! - What an incremental backup need not read, or need not store, is found by the server's WAL summaries or by the LSN of each
+//!   page; where neither is to be trusted everything is handed over and compared by content.
 //! - `global/pg_control` is read last, then the backup is ended, then the log is read up to that end.
 
+mod changes;
 mod compare;
 mod connections;
 mod control;

@@ -1,6 +1,7 @@
 //! Beginning a backup: the session that holds it, the slot that holds the log, the list of files.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Instant;
 
 use dm_core::{
@@ -66,6 +67,17 @@ pub(crate) async fn open(
     let timeline = timeline(&mut control, &server, control_file, start).await?;
     let history = ctx.run(history(&mut control, timeline)).await?;
 
+    let (known, text) = (&history.0, history.1.as_deref());
+    let comparison = match &request.base {
+        None => Comparison::Nothing,
+        Some(base) => {
+            let base = Arc::clone(base);
+            let compared = ctx.run(Comparison::with(base, &mut control, &server, known, text, start)).await?;
+            warnings.extend(compared.warnings);
+            compared.comparison
+        }
+    };
+
     let selection = ctx.run(list(&mut control, &server, control_file)).await?;
     let tablespaces = tablespaces(&mut control).await?;
     let inside: BTreeSet<&str> = selection.files.iter().map(|(path, _)| path.as_str()).collect();
@@ -101,12 +113,13 @@ pub(crate) async fn open(
             ("server_version_num".to_owned(), json!(server.facts.version_num)),
             ("tablespaces".to_owned(), json!(tablespaces)),
             ("outside".to_owned(), json!(outside.files)),
-            ("changes_by".to_owned(), serde_json::Value::Null),
+            ("changes_by".to_owned(), json!(comparison.name())),
+            ("timeline_history".to_owned(), json!(text)),
         ]),
     };
     let members = members(selection, server.block_bytes());
     let connections = Connections::new(client.clone(), server.clone(), second, request.jobs);
-    let files = Files::new(connections, server, start, Comparison::Nothing, members);
+    let files = Files::new(connections, server, start, comparison, members);
     let control = Control { connection: control, seen: Instant::now() };
     Ok(PhysicalBackup::new(description, files, others, control, start, history, warnings))
 }

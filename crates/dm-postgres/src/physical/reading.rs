@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use dm_core::{Block, Layout, MemberSpec, OpContext, Result};
+use dm_core::{Block, MemberSpec, OpContext, Result};
 use futures::channel::mpsc;
 use futures::{SinkExt, TryStreamExt};
 use sqlx::postgres::PgConnection;
@@ -116,7 +116,7 @@ impl Files {
             cutter.end();
             return Ok(cutter.send(sender).await);
         }
-        let plan = self.comparison.plan(ctx, spec).await?;
+        let plan = self.plan(ctx, spec, &path).await?;
         let mut pieces = plan.pieces(&path);
         let mut cutter = Cutter::new(self, &path, plan);
         let mut query = next_query(&mut pieces);
@@ -141,6 +141,10 @@ impl Files {
         Ok(cutter.send(sender).await)
     }
 
+    async fn plan(&self, ctx: &OpContext, spec: &MemberSpec, path: &str) -> Result<Plan> {
+        self.comparison.plan(ctx, spec, RelationFile::parse(path), &self.server).await
+    }
+
     /// The part of a run, which is read when the first of its members is asked for. `None` for a file that is in no run,
     /// or was taken out of it already.
     async fn part(&self, ctx: &OpContext, index: usize) -> Result<Option<Part>> {
@@ -158,8 +162,9 @@ impl Files {
         let mut wanted: Vec<(usize, Piece)> = Vec::new();
         for index in run.members.clone() {
             let Some(spec) = self.members.get(index) else { continue };
-            let plan = self.comparison.plan(ctx, spec).await?;
-            wanted.extend(plan.pieces(&path_of(spec)).map(|piece| (index, piece)));
+            let path = path_of(spec);
+            let plan = self.plan(ctx, spec, &path).await?;
+            wanted.extend(plan.pieces(&path).map(|piece| (index, piece)));
             parts.insert(index, Part { plan, rows: Vec::new() });
         }
         if wanted.is_empty() {
@@ -420,9 +425,4 @@ impl<'a> Cutter<'a> {
             self.ready.push(Block::Unchanged { offset, length });
         }
     }
-}
-
-/// Whether a member is pages of a relation.
-pub(super) fn is_pages(spec: &MemberSpec) -> bool {
-    matches!(spec.layout, Layout::Pages { .. })
 }

@@ -45,7 +45,6 @@ impl TimelineHistory {
     }
 
     /// Whether this place of that timeline is in the past of this one.
-    #[cfg_attr(not(test), expect(dead_code, reason = "incrementals will ask"))]
     pub(crate) fn contains(&self, timeline: u32, place: Lsn) -> bool {
         self.stretches().any(|(number, begin, end)| {
             number == timeline && begin <= place && end.is_none_or(|end| place <= end)

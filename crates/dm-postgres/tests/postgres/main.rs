@@ -3,6 +3,8 @@
 mod conformance;
 mod merge;
 mod physical_backup;
+mod physical_backup_incremental;
+mod physical_backup_support;
 mod physical_points;
 mod physical_restore;
 mod physical_support;
