@@ -151,6 +151,7 @@ impl Engine for PostgresEngine {
         capabilities.transactional_ddl = true;
         capabilities.incrementals = true;
         capabilities.point_in_time = true;
+        capabilities.page_exact_incrementals = true;
         capabilities.two_phase_commit = true;
         capabilities
     }

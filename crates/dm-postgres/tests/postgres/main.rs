@@ -3,7 +3,10 @@
 mod conformance;
 mod merge;
 mod physical_backup;
+mod physical_backup_churn;
+mod physical_backup_faults;
 mod physical_backup_incremental;
+mod physical_backup_speed;
 mod physical_backup_support;
 mod physical_points;
 mod physical_restore;
