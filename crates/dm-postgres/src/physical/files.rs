@@ -105,6 +105,13 @@ impl RelationFile {
     }
 }
 
+/// Whether a file is none of a relation's, and not of those that are as well empty as gone: logs of transactions, which are
+/// filled again by the log.
+pub(super) fn comes_and_goes(path: &str) -> bool {
+    let folder = path.split('/').next().unwrap_or_default();
+    RelationFile::parse(path).is_none() && !["pg_xact", "pg_multixact", "pg_commit_ts"].contains(&folder)
+}
+
 /// What is copied.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Selection {

@@ -4,16 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use dm_core::{
     BackupMode, BackupRequest, ConsistencyPoint, EngineKind, Error, ErrorKind, Layout, MemberKind,
     MemberSpec, OpContext, Result, SourceDescription,
 };
+use futures::TryStreamExt;
 use serde_json::json;
 use sqlx::Executor;
 use sqlx::postgres::PgConnection;
 
 use super::compare::Comparison;
-use super::connections::Connections;
+use super::connections::{Connections, Piece, read};
 use super::control::ControlFile;
 use super::files::{self, EMPTIED, Listed, RelationFile, Selection};
 use super::outside;
@@ -30,6 +32,10 @@ use crate::session::open_pinned;
 
 /// How often pg_control is read until it is not caught in a change.
 const CONTROL_READINGS: usize = 50;
+
+/// A small file, and all of them: what is read at once stays in memory until it is taken.
+const EARLY_BYTES: u64 = 64 << 10;
+const ALL_EARLY_BYTES: u64 = 16 << 20;
 
 /// Begins a backup.
 pub(crate) async fn open(
@@ -78,7 +84,7 @@ pub(crate) async fn open(
         }
     };
 
-    let selection = ctx.run(list(&mut control, &server, control_file)).await?;
+    let mut selection = ctx.run(list(&mut control, &server, control_file)).await?;
     let tablespaces = tablespaces(&mut control).await?;
     let inside: BTreeSet<&str> = selection.files.iter().map(|(path, _)| path.as_str()).collect();
     let outside = ctx.run(outside::find(&mut control, &inside)).await?;
@@ -91,6 +97,7 @@ pub(crate) async fn open(
         Reading::Memory(folders.into()),
     )];
     others.extend(outside.members);
+    others.extend(ctx.run(read_early(&mut control, &mut selection)).await?);
     let description = SourceDescription {
         engine: EngineKind::Postgres,
         version: server.version.clone(),
@@ -128,7 +135,7 @@ fn refuse_parts(request: &BackupRequest) -> Result<()> {
     let parts =
         !request.include_tables.is_empty() || !request.exclude_tables.is_empty() || request.tenant.is_some();
     match parts {
-        true => Err(Error::invalid(
+        true => Err(Error::unsupported(
             "a physical backup has the whole cluster: tables and tenants cannot be chosen",
         )
         .with_hint("take a logical backup of them")),
@@ -276,6 +283,38 @@ pub(super) async fn list(
         rows.into_iter().map(|(path, size)| (path, size.map(i64::unsigned_abs))).collect();
     let version_folder = format!("PG_{}_{}", server.version.major, control_file.catalog_version);
     Ok(files::select(listed, &version_folder, server.version.major))
+}
+
+/// Reads small files that are no relations at once: prepared transactions, settings, maps. They come and go, and one that went
+/// must not be there as an empty file, which a server would not start with.
+async fn read_early(
+    connection: &mut PgConnection,
+    selection: &mut Selection,
+) -> Result<Vec<(MemberSpec, Reading)>> {
+    let mut bytes = 0;
+    let mut early = Vec::new();
+    selection.files.retain(|(path, size)| {
+        let is_early = files::comes_and_goes(path) && *size <= EARLY_BYTES && bytes + size <= ALL_EARLY_BYTES;
+        if is_early {
+            bytes += size;
+            // More than it was: a settings file that was replaced since must not be cut off.
+            let length = 2 * size + EARLY_BYTES;
+            early.push(Piece { path: path.as_str().into(), offset: 0, length });
+        }
+        !is_early
+    });
+    let mut members = Vec::new();
+    for query in early.chunks(1024) {
+        let mut asked = query.iter();
+        let mut rows = read(connection, query);
+        while let Some(content) = rows.try_next().await? {
+            let (Some(piece), Some(bytes)) = (asked.next(), content) else { continue };
+            let spec = plain(&format!("{DATA}{}", piece.path), MemberKind::File, Some(bytes.len() as u64));
+            // A copy of its own: what was received is kept by all that was received with it.
+            members.push((spec, Reading::Memory(Bytes::copy_from_slice(&bytes))));
+        }
+    }
+    Ok(members)
 }
 
 /// Tablespaces that are elsewhere; what lies in the data directory itself is no more than a folder of it.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use dm_core::{Block, MemberSpec, OpContext, Result};
+use dm_core::{Block, Error, ErrorKind, MemberSpec, OpContext, Result};
 use futures::channel::mpsc;
 use futures::{SinkExt, TryStreamExt};
 use sqlx::postgres::PgConnection;
@@ -15,7 +15,7 @@ use super::compare::Comparison;
 use super::connections::{Connections, Piece, next_query, read};
 use super::files::RelationFile;
 use super::plan::Plan;
-use super::server::{Server, end_of_log};
+use super::server::{AGAIN, Server, end_of_log};
 use super::{DATA, Lsn, page};
 
 /// Files up to this size are read together with their neighbours.
@@ -305,6 +305,14 @@ impl<'a> Cutter<'a> {
     async fn take(&mut self, ctx: &OpContext, piece: &Piece, bytes: Option<Bytes>) -> Result<bool> {
         if self.ended {
             return Ok(false);
+        }
+        if bytes.is_none() && self.path.starts_with("pg_twophase/") {
+            // Too large to be read at once with the listing, and committed since: an empty file would stop a start.
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                "a large prepared transaction ended during the backup",
+            )
+            .with_hint(AGAIN));
         }
         let bytes = bytes.unwrap_or_default();
         // Shortened, or gone, since it was listed: replaying the log does the same to the copy.
