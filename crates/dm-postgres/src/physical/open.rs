@@ -23,7 +23,7 @@ use super::pooler::{pooled, refuse_pooler};
 use super::preflight::grants;
 use super::reading::Files;
 use super::server::{Server, missing_functions, open_same};
-use super::session::{Control, PhysicalBackup, Reading, plain};
+use super::session::{Control, PhysicalBackup, Reading, databases, plain};
 use super::timeline::TimelineHistory;
 use super::{DATA, DIRECTORIES, Lsn};
 use crate::client::Client;
@@ -57,6 +57,7 @@ pub(crate) async fn open(
 
     let mut warnings = Vec::new();
     warnings.extend(ctx.run(hold_log(&mut control, &server)).await?);
+    let databases = databases(&mut control).await.map_err(reading)?;
     let label = format!("dm {}", ctx.run_id());
     let start: String = ctx
         .run(async {
@@ -128,7 +129,7 @@ pub(crate) async fn open(
     let connections = Connections::new(client.clone(), server.clone(), second, request.jobs);
     let files = Files::new(connections, server, start, comparison, members);
     let control = Control { connection: control, seen: Instant::now() };
-    Ok(PhysicalBackup::new(description, files, others, control, start, history, warnings))
+    Ok(PhysicalBackup::new(description, files, others, control, start, history, databases, warnings))
 }
 
 fn refuse_parts(request: &BackupRequest) -> Result<()> {

@@ -53,6 +53,7 @@ pub(super) struct Control {
 /// What the end of the backup told.
 struct Ended {
     stop: Lsn,
+    warnings: Vec<String>,
     timeline: u32,
     at: DateTime<Utc>,
 }
@@ -87,6 +88,7 @@ pub(crate) struct PhysicalBackup {
     phase: tokio::sync::Mutex<Phase>,
     start: Lsn,
     history: (TimelineHistory, Option<String>),
+    databases: Databases,
     finished: Arc<Mutex<Finished>>,
     warnings: Vec<String>,
 }
@@ -99,6 +101,7 @@ impl PhysicalBackup {
         control: Control,
         start: Lsn,
         history: (TimelineHistory, Option<String>),
+        databases: Databases,
         warnings: Vec<String>,
     ) -> Self {
         let index = files.members.iter().enumerate().map(|(i, spec)| (spec.name.clone(), i)).collect();
@@ -114,6 +117,7 @@ impl PhysicalBackup {
             phase: tokio::sync::Mutex::new(Phase::Files),
             start,
             history,
+            databases,
             finished: Arc::new(Mutex::new(finished)),
             warnings,
         }
@@ -155,6 +159,12 @@ impl PhysicalBackup {
     async fn stop(&self, ctx: &OpContext) -> Result<(Ended, Vec<(MemberSpec, Reading)>)> {
         let mut control = self.control.lock().await;
         let connection = &mut control.connection;
+        let after = match databases(connection).await {
+            Ok(databases) => databases,
+            Err(error) if reading_is_lost(&error) => return Err(self.lost(ctx, error).await),
+            Err(error) => return Err(reading(error)),
+        };
+        let warnings = copied_meanwhile(&self.databases, &after);
         let stopped: Result<(String, String, String, i64), sqlx::Error> = sqlx::query_as(
             "SELECT lsn::text, labelfile, spcmapfile,
                     (EXTRACT(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::int8
@@ -191,7 +201,7 @@ impl PhysicalBackup {
             let name = format!("wal/{}", segment.name());
             others.push((plain(&name, MemberKind::Log, Some(bytes)), Reading::Log(segment)));
         }
-        Ok((Ended { stop, timeline: history.timeline_at(stop), at }, others))
+        Ok((Ended { stop, warnings, timeline: history.timeline_at(stop), at }, others))
     }
 
     async fn not_stopped(&self, ctx: &OpContext, error: sqlx::Error) -> Error {
@@ -235,6 +245,33 @@ impl PhysicalBackup {
             None => Ok(()),
         }
     }
+}
+
+/// Databases by oid: name and tablespace.
+pub(super) type Databases = BTreeMap<i64, (String, i64)>;
+
+/// The databases that there are.
+pub(super) async fn databases(connection: &mut PgConnection) -> Result<Databases, sqlx::Error> {
+    let rows: Vec<(i64, String, i64)> =
+        sqlx::query_as("SELECT oid::int8, datname::text, dattablespace::int8 FROM pg_catalog.pg_database")
+            .fetch_all(connection)
+            .await?;
+    Ok(rows.into_iter().map(|(oid, name, tablespace)| (oid, (name, tablespace))).collect())
+}
+
+/// Replaying that a database was copied file by file copies the backup's own files of the original, which may have been read
+/// later than that: PostgreSQL promises nothing then (its manual, *Continuous Archiving*, Caveats).
+fn copied_meanwhile(before: &Databases, after: &Databases) -> Vec<String> {
+    let moved = after
+        .iter()
+        .filter(|(oid, (_, tablespace))| before.get(oid).is_none_or(|(_, there)| there != tablespace));
+    moved
+        .map(|(_, (name, _))| {
+            format!(
+                "the database {name} was made or moved during the backup; if that was by copying files (STRATEGY file_copy, SET TABLESPACE) it may not be whole in this backup: take another one"
+            )
+        })
+        .collect()
 }
 
 /// Whether an error means that the connection is gone.
@@ -347,6 +384,7 @@ impl BackupSession for PhysicalBackup {
         let Phase::Log(ended) = phase.into_inner() else {
             return Err(Error::internal("the backup was not ended on the server"));
         };
+        warnings.extend(ended.warnings.iter().cloned());
         warnings.extend(files.corrupt.lock().unwrap_or_else(PoisonError::into_inner).warnings());
         files.close().await;
         // The slot goes with the session.
@@ -392,5 +430,22 @@ async fn read_other(ctx: &OpContext, files: &Files, how: Reading, sender: &mut S
             let page_bytes = files.server.wal_block_bytes();
             read_segment(ctx, &files.connections, &segment, page_bytes, sender).await
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn databases_made_or_moved_meanwhile_are_told() {
+        let databases = |list: &[(i64, &str, i64)]| -> Databases {
+            list.iter().map(|(oid, name, space)| (*oid, ((*name).to_owned(), *space))).collect()
+        };
+        let before = databases(&[(1, "a", 1663), (2, "b", 1663), (3, "c", 1663)]);
+        let after = databases(&[(1, "renamed", 1663), (2, "b", 16500), (4, "d", 1663)]);
+        let told = copied_meanwhile(&before, &after);
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(told[0].contains("database b ") && told[1].contains("database d "), "{told:?}");
     }
 }

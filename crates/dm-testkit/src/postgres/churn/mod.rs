@@ -21,6 +21,8 @@ pub struct Churn<'a> {
     tablespaces: Place,
     cluster: Cluster,
     rng: StdRng,
+    /// Whether databases may be copied and moved.
+    copies: bool,
     done: Vec<String>,
 }
 
@@ -42,6 +44,7 @@ impl<'a> Churn<'a> {
                 ..Cluster::default()
             },
             rng: StdRng::seed_from_u64(seed),
+            copies: true,
             done: Vec::new(),
         };
         server.psql("CREATE TABLE churn_prepared (id int PRIMARY KEY, word text)").await?;
@@ -77,11 +80,20 @@ impl<'a> Churn<'a> {
         loop {
             // Not every kind is possible at every moment.
             let kind = operations::choose(&mut self.rng, KINDS);
+            if !self.copies && matches!(kind, Operation::CopyDatabase | Operation::MoveDatabase) {
+                continue;
+            }
             if self.perform(kind).await? {
                 break;
             }
         }
         Ok(self.done.last().map_or("", String::as_str))
+    }
+
+    /// Whether databases may be copied and moved from here on. PostgreSQL does not promise that a base backup survives it
+    /// when the files that were copied change before the backup has read them (its manual, *Continuous Archiving*, Caveats).
+    pub fn allow_copies(&mut self, allowed: bool) {
+        self.copies = allowed;
     }
 
     /// Everything that was done, in order, for whoever looks into a failure.
