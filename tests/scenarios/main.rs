@@ -11,3 +11,4 @@ mod object_stores;
 mod postgres_story;
 mod sqlite_story;
 mod support;
+mod tenants;

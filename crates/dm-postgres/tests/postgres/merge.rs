@@ -14,7 +14,7 @@ use crate::support::{Leftovers, backup, context, engine, fresh_name, into, reque
 use crate::tenant::{SHOP, conditions, content, digest, part_of, tenant};
 
 /// Up to the comparison, as far as it goes; what failed is discarded.
-async fn attempt(
+pub(crate) async fn attempt(
     engine: &dyn Engine,
     backup: &Collected,
     request: &RestoreRequest,
