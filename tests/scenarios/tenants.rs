@@ -1,8 +1,10 @@
 //! One tenant's backups, and one tenant's rows out of a whole backup, through the facade.
 
+use std::sync::Arc;
+
 use data_manager::{BackupOptions, ErrorKind, RestoreOptions, TargetName};
 use dm_testkit::postgres::Server;
-use dm_testkit::require;
+use dm_testkit::{FixedClock, require};
 
 use crate::support::{Place, execute, number};
 
@@ -67,11 +69,15 @@ async fn a_tenant_has_backups_of_its_own_and_comes_back_out_of_whole_ones() {
     assert!(restored.released && restored.equal, "{restored:?}");
     assert_eq!((number(&dm, JOS).await, number(&dm, OTHERS).await), (jos, others_now));
 
-    // A partial backup does not take the place of everything.
+    // A partial backup does not take the place of everything; and a plan keeps while somebody thinks about it, though the
+    // name under which the old database would be kept has the time in it.
+    let clock = FixedClock::at("2026-01-31T23:00:00Z");
+    let ctx = |clock: &FixedClock| dm.context().with_clock(Arc::new(clock.clone()));
     let id = partial.backup.id.to_string();
     let wish = RestoreOptions { which: id, in_place: true, ..RestoreOptions::default() };
-    let plan = dm.plan_restore(&dm.context(), &wish).await.expect("a plan");
-    let error = dm.apply_restore(&dm.context(), plan).await.expect_err("everybody else is lost");
-    assert_eq!(error.kind(), ErrorKind::Invalid, "{error:?}");
+    let plan = dm.plan_restore(&ctx(&clock), &wish).await.expect("a plan");
+    let later = FixedClock::at("2026-02-01T00:00:00Z");
+    let error = dm.apply_restore(&ctx(&later), plan).await.expect_err("everybody else is lost");
+    assert!(error.kind() == ErrorKind::Invalid && error.to_string().contains("one tenant only"), "{error:?}");
     dm.close().await;
 }

@@ -286,7 +286,7 @@ impl BackupService {
         report.warnings.extend(reader.warnings().iter().cloned());
         let made = async {
             let asked = RestoreRequest { log, digest_key: reader.digest_key(), ..plan.request() };
-            let looked = look(ctx, target, &reader, &asked).await?;
+            let looked = look(ctx, target, &reader, &asked, ctx.now()).await?;
             Place::make(ctx, target, &reader, &looked, &looked.preview, steps).await
         };
         let made = Box::pin(made).await;

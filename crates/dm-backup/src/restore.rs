@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use dm_core::{
-    CheckDepth, ConsistencyPoint, Destination, Engine, Error, Finding, Level, LogReader, OpContext,
+    CheckDepth, Clock, ConsistencyPoint, Destination, Engine, Error, Finding, Level, LogReader, OpContext,
     PlanDigest, RecoveryPoint, RestoreManifest, RestorePreview, RestoreRequest, RestoreTarget, Result,
     TableComparison, TenantFilter,
 };
@@ -60,6 +60,9 @@ pub struct RestorePlan {
     /// What only the engine understands.
     #[serde(default)]
     pub settings: BTreeMap<String, String>,
+    /// When it was made, by the context's clock. The second look before it is applied sees the same moment, so that names
+    /// with a time in them are the same.
+    pub planned_at: DateTime<Utc>,
     /// What would be lost.
     pub loss: Loss,
     /// What the engine says would happen.
@@ -312,7 +315,8 @@ impl BackupService {
         let log = self.log_for(ctx, &backup, &request.until).await?;
         let request = RestoreRequest { log, ..request.clone() };
         let reader = self.repository.read(ctx, &backup).await?;
-        let looked = look(ctx, target, &reader, &request).await;
+        let planned_at = ctx.now();
+        let looked = look(ctx, target, &reader, &request, planned_at).await;
         close(reader).await;
         let mut preview = looked?.preview;
         let digest = digest_of(&backup, &request, &preview)?;
@@ -328,6 +332,7 @@ impl BackupService {
         }
         let loss = Loss::between(point::last_point(&backup, &request, &preview, ctx.now()).at, ctx.now());
         Ok(RestorePlan {
+            planned_at,
             backup,
             destination: request.destination,
             tables: request.tables,
@@ -423,12 +428,24 @@ pub(crate) struct Looked {
     pub(crate) preview: RestorePreview,
 }
 
+/// The moment of a plan.
+#[derive(Debug)]
+struct At(DateTime<Utc>);
+
+impl Clock for At {
+    fn now(&self) -> DateTime<Utc> {
+        self.0
+    }
+}
+
 pub(crate) async fn look(
     ctx: &OpContext,
     target: &dyn RestoreTarget,
     reader: &BackupReader,
     request: &RestoreRequest,
+    at: DateTime<Utc>,
 ) -> Result<Looked> {
+    let ctx = &ctx.clone().with_clock(Arc::new(At(at)));
     let members = ctx.run(reader.members(ctx)).await?;
     let manifest =
         RestoreManifest { source: reader.source().clone(), members, tables: reader.tables().to_vec() };

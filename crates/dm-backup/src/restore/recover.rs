@@ -30,7 +30,7 @@ pub(super) async fn recover(
 ) -> Result<RestoreReport> {
     let mut steps = Steps::begin();
     let asked = RestoreRequest { digest_key: reader.digest_key(), log, ..plan.request() };
-    let looked = steps.time(Stage::Pre, "look", look(ctx, target, reader, &asked)).await?;
+    let looked = steps.time(Stage::Pre, "look", look(ctx, target, reader, &asked, plan.planned_at)).await?;
     plan.digest.require(&digest_of(backup, &asked, &looked.preview)?)?;
     refuse(&looked.preview.findings, "the restore")?;
 

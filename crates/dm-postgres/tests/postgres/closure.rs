@@ -135,6 +135,9 @@ impl Schema {
 
 type Rows = Vec<BTreeMap<i64, Value>>;
 
+/// A table's number and a row's id.
+type Places = BTreeSet<(usize, i64)>;
+
 async fn rows(db: &TestDatabase, schema: &Schema) -> Rows {
     let mut all = Vec::new();
     for table in &schema.0 {
@@ -147,7 +150,7 @@ async fn rows(db: &TestDatabase, schema: &Schema) -> Rows {
 }
 
 /// Own rows with children, and what they refer to besides: row by row until nothing changes.
-fn naive(schema: &Schema, rows: &Rows, id: i64) -> (BTreeSet<(usize, i64)>, BTreeSet<(usize, i64)>) {
+fn naive(schema: &Schema, rows: &Rows, id: i64) -> (Places, Places) {
     let refers = |table: usize, row: &Value| -> Vec<(usize, i64)> {
         let keys = schema.0[table].keys.iter().enumerate();
         keys.filter_map(|(k, (target, two))| {
@@ -158,7 +161,7 @@ fn naive(schema: &Schema, rows: &Rows, id: i64) -> (BTreeSet<(usize, i64)>, BTre
     };
     let each =
         || rows.iter().enumerate().flat_map(|(t, rows)| rows.iter().map(move |(id, row)| ((t, *id), row)));
-    let mut own: BTreeSet<(usize, i64)> = BTreeSet::new();
+    let mut own = Places::new();
     loop {
         let more: Vec<_> = each()
             .filter(|((t, at), row)| {
@@ -190,7 +193,7 @@ fn naive(schema: &Schema, rows: &Rows, id: i64) -> (BTreeSet<(usize, i64)>, BTre
 }
 
 /// The rows of a backup, by the first column of their text.
-fn backed_up(schema: &Schema, backup: &Collected) -> BTreeSet<(usize, i64)> {
+fn backed_up(schema: &Schema, backup: &Collected) -> Places {
     let mut found = BTreeSet::new();
     for (spec, blocks) in &backup.members {
         let Some(table) = &spec.table else { continue };
