@@ -74,7 +74,10 @@ impl Backups<'_> {
             checks: options.checks.unwrap_or(CheckDepth::Deep),
             assertions: self.questions_of(options, engine.as_ref()),
             scratch_dir: options.scratch_dir.clone(),
-            settings: with_timeline(&self.dm.engine_settings(&options.settings), options.timeline.as_deref()),
+            settings: with_timeline(
+                &self.dm.engine_settings(Some(engine.id()), &options.settings),
+                options.timeline.as_deref(),
+            ),
             disk: DiskCheck { repository: None, free: Some(Arc::new(free_bytes)), min_free_bytes: 0 },
         };
         let work = async {

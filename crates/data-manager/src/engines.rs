@@ -90,6 +90,17 @@ pub(crate) fn destination(to: &str) -> Result<(Option<EngineConfig>, Destination
     Ok((None, Destination::New(Some(bare.split('?').next().unwrap_or(bare).to_owned()))))
 }
 
+/// The database on a server of several that an engine's URL names.
+pub(crate) fn database_of(config: &EngineConfig) -> Option<String> {
+    let url = config.url.expose();
+    if !matches!(kind_of(url), Ok(EngineKind::Postgres)) {
+        return None;
+    }
+    let url = url::Url::parse(url).ok()?;
+    let name = percent_decode(url.path().trim_start_matches('/'));
+    (!name.is_empty()).then_some(name)
+}
+
 fn percent_decode(text: &str) -> String {
     // `query_pairs` decodes by the same rule; a path segment has no `+` for a blank, so those are kept apart.
     url::form_urlencoded::parse(text.replace('+', "%2B").as_bytes())

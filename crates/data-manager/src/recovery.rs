@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use dm_backup::{Assertion, Hook, Hooks};
 use dm_core::{CheckDepth, EngineId};
 
-use crate::DataManager;
+use crate::{DataManager, engines};
 
 impl DataManager {
     /// How much is checked, where nobody says.
@@ -39,10 +39,16 @@ impl DataManager {
     }
 
     /// The engine's own settings: the request's, and what the configuration says of the others.
-    pub(crate) fn engine_settings(&self, asked: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    pub(crate) fn engine_settings(
+        &self,
+        engine: Option<&EngineId>,
+        asked: &BTreeMap<String, String>,
+    ) -> BTreeMap<String, String> {
         let mut settings = asked.clone();
         let recovery = &self.config.recovery;
+        let database = engine.and_then(|id| engines::database_of(self.config.engines.get(id)?));
         let configured = [
+            ("check_database", database),
             ("run_as", recovery.run_as.clone()),
             ("bin_dir", recovery.bin_dir.as_ref().map(|dir| dir.display().to_string())),
         ];

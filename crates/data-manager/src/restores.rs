@@ -130,7 +130,7 @@ impl DataManager {
                 delta: options.delta,
                 checks: self.check_depth(options.checks),
                 settings: with_timeline(
-                    &self.engine_settings(&options.settings),
+                    &self.engine_settings(self.engine_of(&target), &options.settings),
                     options.timeline.as_deref(),
                 ),
                 ..RestoreRequest::to(destination)

@@ -3,6 +3,7 @@
 //! Nothing is a backup until it is committed. Whatever fails or is cancelled before that is abandoned: marked in the
 //! repository, so that the next sweep removes what it wrote, and no reader ever sees it.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -105,6 +106,9 @@ pub struct RunReport {
     pub verification: Option<Verification>,
     /// The steps in order.
     pub steps: Vec<Step>,
+    /// What the engine recorded of the source: how changes were found, pages that are damaged.
+    #[serde(default)]
+    pub attributes: BTreeMap<String, serde_json::Value>,
 }
 
 /// Times the steps.
@@ -197,6 +201,7 @@ impl BackupService {
 
         ctx.progress(Progress::Phase { name: "committing", total_bytes: None });
         let Written { writer, source, summary, reused_bytes } = written;
+        let attributes = source.attributes.clone();
         let backup = steps.time(Stage::During, "commit", writer.commit(ctx, source, summary)).await?;
         tracing::info!(backup = %backup.id, target = %backup.target, kind = %backup.kind, stored = backup.sizes.stored, "backup committed");
 
@@ -222,6 +227,7 @@ impl BackupService {
             findings: look.findings,
             verification,
             steps: steps.done,
+            attributes,
         })
     }
 

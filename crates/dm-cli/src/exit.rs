@@ -1,8 +1,11 @@
 //! Exit codes: what a script can rely on.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use data_manager::{Error, ErrorKind};
+
+use crate::Program;
 
 /// How the program ended. The numbers are a contract; see docs/cli.md.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +31,9 @@ pub enum Exit {
     Partial = 8,
     /// A check ran and found problems.
     CheckFailed = 9,
+    /// A file of the log could not be fetched, for whatever reason but that it is not there. A server that recovers stops at
+    /// a code above 128; a smaller one it would take for the end of the log, and open short of its data.
+    NotFetched = 129,
 }
 
 impl Exit {
@@ -52,6 +58,17 @@ impl Exit {
             _ => Self::Failed,
         }
     }
+}
+
+/// Whether a command line asks for a file of the log, or was meant to. Looked at before anything is understood: one that
+/// is misspelt must not end with a code that a server takes for the end of its log.
+pub(crate) fn fetches(program: Program, line: &[OsString]) -> bool {
+    let mut words = line.iter().skip(1).filter_map(|word| word.to_str());
+    let is_log = match program {
+        Program::Task(task) => task == "log",
+        Program::All => words.clone().find(|word| !word.starts_with('-')) == Some("log"),
+    };
+    is_log || words.any(|word| word == "fetch")
 }
 
 impl From<Exit> for ExitCode {

@@ -20,6 +20,7 @@ mod session;
 mod signals;
 mod surroundings;
 
+use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 
 use data_manager::{Error, Result};
@@ -38,7 +39,11 @@ use signals::Asking;
 /// Runs a program on the process's own arguments, environment and streams.
 #[must_use]
 pub fn main(program: Program) -> ExitCode {
-    run(program, Surroundings::of_process()).into()
+    let surroundings = Surroundings::of_process();
+    let fetches = exit::fetches(program, &surroundings.args);
+    // The panic was told by the runtime; its own code, 101, would be the end of the log to a server.
+    let ended = std::panic::catch_unwind(AssertUnwindSafe(|| run(program, surroundings)));
+    ended.unwrap_or(if fetches { Exit::NotFetched } else { Exit::Failed }).into()
 }
 
 /// Runs a program in the given surroundings.
@@ -56,9 +61,12 @@ pub fn run(program: Program, surroundings: Surroundings) -> Exit {
         Ok(invocation) => invocation,
         Err(error) => {
             let wants_json = args.iter().any(|arg| arg == "--json" || arg == "--json-lines");
-            return unparsed(&error, stdout, &console, (colour_out, colour_err), wants_json);
+            let exit = unparsed(&error, stdout, &console, (colour_out, colour_err), wants_json);
+            return if exit != Exit::Done && exit::fetches(program, &args) { Exit::NotFetched } else { exit };
         }
     };
+    // How the program ends when it fails or is stopped, where the usual codes would mean something else to who calls.
+    let otherwise = invocation.command.fetches().then_some(Exit::NotFetched);
     let global = invocation.global;
     let format = if global.json { Format::Json } else { Format::Human };
     let log = logging::dispatch(&global, &console, colour_err);
@@ -73,7 +81,8 @@ pub fn run(program: Program, surroundings: Surroundings) -> Exit {
         Ok(runtime) => runtime,
         Err(e) => {
             let error = Error::internal("the program cannot start its threads").with_source(e);
-            return failed(&error, &mut Output::new(stdout, format, false), &console);
+            let exit = failed(&error, &mut Output::new(stdout, format, false), &console);
+            return otherwise.unwrap_or(exit);
         }
     };
     let cancel = CancellationToken::new();
@@ -99,14 +108,19 @@ pub fn run(program: Program, surroundings: Surroundings) -> Exit {
         style,
     };
     let exit = runtime.block_on(async {
-        let signals = surroundings.owns_process.then(|| signals::listen(cancel, asking, console.clone()));
+        let stopped = otherwise.unwrap_or(Exit::Interrupted);
+        let signals =
+            surroundings.owns_process.then(|| signals::listen(cancel, asking, console.clone(), stopped));
         let result = commands::execute(&mut session, invocation.command).await;
         if let Some(signals) = signals {
             signals.abort();
         }
         match result.and_then(|exit| session.out.stdout().flush().map(|()| exit)) {
             Ok(exit) => exit,
-            Err(error) => failed(&error, &mut session.out, &console),
+            Err(error) => {
+                let exit = failed(&error, &mut session.out, &console);
+                otherwise.unwrap_or(exit)
+            }
         }
     });
     drop(logging);

@@ -27,8 +27,13 @@ impl Asking {
     }
 }
 
-/// Listens for the rest of the process's life. Call inside the runtime.
-pub(crate) fn listen(cancel: CancellationToken, asking: Asking, console: Console) -> JoinHandle<()> {
+/// Listens for the rest of the process's life; `at_once` is how the process ends the second time. Call inside the runtime.
+pub(crate) fn listen(
+    cancel: CancellationToken,
+    asking: Asking,
+    console: Console,
+    at_once: Exit,
+) -> JoinHandle<()> {
     tokio::spawn(async move {
         loop {
             if let Err(error) = next().await {
@@ -37,7 +42,7 @@ pub(crate) fn listen(cancel: CancellationToken, asking: Asking, console: Console
             }
             if asking.now() || cancel.is_cancelled() {
                 console.line("");
-                std::process::exit(Exit::Interrupted.code().into());
+                std::process::exit(at_once.code().into());
             }
             cancel.cancel();
             console.line("stopping cleanly; press ctrl-c again to stop at once");

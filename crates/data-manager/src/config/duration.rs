@@ -4,8 +4,10 @@ use std::time::Duration;
 
 const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
 
-/// Reads a duration; `None` when it is not one. Every number needs its unit.
-pub(super) fn parse(text: &str) -> Option<Duration> {
+/// Reads a duration as the configuration writes it (`500ms`, `20s`, `1h30m`); `None` when it is not one. Every number needs
+/// its unit.
+#[must_use]
+pub fn parse(text: &str) -> Option<Duration> {
     let mut rest = text.trim();
     if rest.is_empty() {
         return None;

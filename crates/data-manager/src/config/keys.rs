@@ -327,13 +327,13 @@ pub(super) const KEYS: &[Key] = &[
         "",
         "when: minute, hour, day, month, weekday, in `zone`",
     )),
-    soon(key(
+    key(
         "backup.mode",
         MODES,
         None,
         "physical",
         "`logical` (one database: by table, portable between versions) or `physical` (the whole server, page by page; points in time with its log); PostgreSQL is backed up logically without it, SQLite always page by page",
-    )),
+    ),
     key(
         "backup.kind",
         KINDS,
@@ -371,7 +371,7 @@ pub(super) const KEYS: &[Key] = &[
         "30 1 * * *",
         "as `backup.schedule`, for this target",
     )),
-    soon(key("backup.targets.*.mode", MODES, None, "physical", "as `backup.mode`, for this target")),
+    key("backup.targets.*.mode", MODES, None, "physical", "as `backup.mode`, for this target"),
     key("backup.targets.*.kind", KINDS, None, "incremental", "as `backup.kind`, for this target"),
     key("backup.targets.*.verify_after", VERIFY, None, "quick", "as `backup.verify_after`, for this target"),
     key(
@@ -388,21 +388,21 @@ pub(super) const KEYS: &[Key] = &[
         "sessions",
         "as `backup.exclude_tables`, for this target",
     ),
-    soon(key(
+    key(
         "log.slot",
         Kind::Text,
         Some("dm_log"),
         "",
         "the replication slot that holds the log on the server until it is shipped",
-    )),
-    soon(key(
+    ),
+    key(
         "log.seal_every",
         Kind::Timeout,
         Some("5s"),
         "",
         "the longest that log waits on the server before it is sealed in the repository, while there is traffic",
-    )),
-    soon(key("log.poll", Kind::Timeout, Some("500ms"), "", "how often the server is asked for more log")),
+    ),
+    key("log.poll", Kind::Timeout, Some("500ms"), "", "how often the server is asked for more log"),
     key(
         "recovery.checks",
         CHECKS,

@@ -38,6 +38,7 @@ use nearest::nearest;
 use resolve::{Resolved, Surroundings, resolve};
 
 pub use cron::CronSchedule;
+pub use duration::parse as parse_duration;
 pub use sections::{
     AccessConfig, BackupConfig, BackupRetentionConfig, CheckConfig, EngineConfig, LogConfig,
     MonitoringConfig, PlaceConfig, RecoveryConfig, RepositoryConfig, RetentionConfig, StoreConfig,

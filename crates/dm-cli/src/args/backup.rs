@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
-use data_manager::{ByteSize, EngineId, Period, TargetName, TenantFilter};
+use data_manager::{EngineId, Period, TargetName, TenantFilter};
 
 use super::{ApplyArgs, DrillArgs, LinesArgs};
 
@@ -68,13 +68,13 @@ pub(crate) struct RunArgs {
     /// `logical` takes one database: portable between versions, and by table. `physical` takes the whole server, page by
     /// page: fast, exact increments, and every instant in between with `dm log ship`. Without it the configuration decides.
     /// Physical backups have a target of their own, the engine's name with `-cluster` behind it.
-    #[arg(hide = true, short, long, value_enum, value_name = "MODE")]
+    #[arg(short, long, value_enum, value_name = "MODE")]
     pub(crate) mode: Option<ModeArg>,
 
     /// The same as --mode physical.
     ///
     /// The whole server, page by page.
-    #[arg(hide = true, short, long, conflicts_with = "mode")]
+    #[arg(short, long, conflicts_with = "mode")]
     pub(crate) physical: bool,
 
     /// How much of earlier backups may be reused.
@@ -107,14 +107,8 @@ pub(crate) struct RunArgs {
     ///
     /// Every row of a table that has the column with this value, and the rows that those need along foreign keys. Such
     /// backups have a target of their own.
-    #[arg(hide = true, long, value_name = "COLUMN=VALUE")]
+    #[arg(long, value_name = "COLUMN=VALUE")]
     pub(crate) tenant: Option<TenantFilter>,
-
-    /// The most bytes a second that are stored: `50MB`.
-    ///
-    /// Without it the configuration decides.
-    #[arg(hide = true, long, value_name = "SIZE")]
-    pub(crate) rate_limit: Option<ByteSize>,
 
     /// Verifies the backup right after it was made.
     ///
@@ -368,7 +362,7 @@ pub(crate) struct ExportArgs {
     ///
     /// `files` writes one for each file and table of the backup. `basetar` writes a physical backup of PostgreSQL as
     /// pg_basebackup's tar format does: base.tar, one <oid>.tar for each tablespace, and pg_wal.tar.
-    #[arg(hide = true, short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
     pub(crate) format: FormatArg,
 }
 

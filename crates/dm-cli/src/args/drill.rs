@@ -58,7 +58,7 @@ pub(crate) struct DrillArgs {
     /// A setting of the engine's own; may be given several times.
     ///
     /// As for `dm restore`.
-    #[arg(hide = true, long = "set", value_name = "NAME=VALUE", value_parser = setting)]
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
     pub(crate) settings: Vec<(String, String)>,
 
     /// How many connections (or writing threads) at once.

@@ -106,6 +106,8 @@ pub(crate) enum ProgramArg {
     DmBackup,
     /// `dm restore` alone.
     DmRestore,
+    /// `dm log` alone.
+    DmLog,
     /// `dm audit` alone.
     DmAudit,
 }

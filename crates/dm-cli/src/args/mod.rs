@@ -4,6 +4,7 @@ mod audit;
 mod backup;
 mod drill;
 mod general;
+mod log;
 mod restore;
 
 use std::path::PathBuf;
@@ -17,6 +18,9 @@ pub(crate) use backup::{
 };
 pub(crate) use drill::DrillArgs;
 pub(crate) use general::{CompletionsArgs, DemoArgs, InitArgs, ManArgs, ProgramArg, QueryArgs};
+pub(crate) use log::{
+    DropSlotArgs, FetchArgs, LogCommand, LogShippingArgs, LogStatusArgs, PushArgs, ShipArgs,
+};
 pub(crate) use restore::{DepthArg, PointArgs, ReleaseArgs, RestoreArgs, RestoreCommand, UnprovenArg};
 
 /// Which program this is: `dm` with all commands, or one of them under its own name (`dm-backup`).
@@ -24,13 +28,13 @@ pub(crate) use restore::{DepthArg, PointArgs, ReleaseArgs, RestoreArgs, RestoreC
 pub enum Program {
     /// `dm`.
     All,
-    /// `dm-<task>`: `backup`, `restore` or `audit`.
+    /// `dm-<task>`: `backup`, `restore`, `log` or `audit`.
     Task(&'static str),
 }
 
 /// The tasks that exist as programs of their own.
-pub(crate) const TASKS: [(&str, &str); 3] =
-    [("backup", "dm-backup"), ("restore", "dm-restore"), ("audit", "dm-audit")];
+pub(crate) const TASKS: [(&str, &str); 4] =
+    [("backup", "dm-backup"), ("restore", "dm-restore"), ("log", "dm-log"), ("audit", "dm-audit")];
 
 /// Keeps databases recoverable, and proves it.
 ///
@@ -70,10 +74,18 @@ pub(crate) enum Command {
     Status,
     Backup(BackupArgs),
     Restore(Box<RestoreArgs>),
+    Log(LogShippingArgs),
     Audit(AuditArgs),
     Query(QueryArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
+}
+
+impl Command {
+    /// Whether a server waits for a file of its log, and reads the exit code in its own way.
+    pub(crate) fn fetches(&self) -> bool {
+        matches!(self, Self::Log(LogShippingArgs { command: LogCommand::Fetch(_) }))
+    }
 }
 
 /// Flags that every command takes.
@@ -204,6 +216,7 @@ pub(crate) fn parse(
         Program::All => Command::from_arg_matches(&matches)?,
         Program::Task("backup") => Command::Backup(BackupArgs::from_arg_matches(&matches)?),
         Program::Task("restore") => Command::Restore(Box::new(RestoreArgs::from_arg_matches(&matches)?)),
+        Program::Task("log") => Command::Log(LogShippingArgs::from_arg_matches(&matches)?),
         Program::Task("audit") => Command::Audit(AuditArgs::from_arg_matches(&matches)?),
         Program::Task(other) => {
             return Err(clap::Error::raw(

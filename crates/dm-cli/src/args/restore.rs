@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 use data_manager::backup::{Assertion, Expect};
-use data_manager::{ByteSize, EngineId, TargetName, TenantFilter};
+use data_manager::{EngineId, TargetName, TenantFilter};
 
 use super::ApplyArgs;
 
@@ -61,14 +61,14 @@ pub(crate) struct RestoreArgs {
     ///
     /// Every row of a table that has the column with this value, and the rows that those need along foreign keys. In place,
     /// they take the place of that tenant's rows there, and all others stay as they are.
-    #[arg(hide = true, long, value_name = "COLUMN=VALUE")]
+    #[arg(long, value_name = "COLUMN=VALUE")]
     pub(crate) tenant: Option<TenantFilter>,
 
     /// Keeps what is at the destination and matches, and fetches only the rest.
     ///
     /// For a data directory that was damaged or that an earlier restore left: much faster where little differs. What stands
     /// there is changed in place and not kept, so it asks first.
-    #[arg(hide = true, long, requires = "to")]
+    #[arg(long, requires = "to")]
     pub(crate) delta: bool,
 
     /// How many connections (or writing threads) at once.
@@ -76,12 +76,6 @@ pub(crate) struct RestoreArgs {
     /// Without it the configuration decides.
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) jobs: Option<u16>,
-
-    /// The most bytes a second that are fetched: `50MB`.
-    ///
-    /// Without it the configuration decides.
-    #[arg(hide = true, long, value_name = "SIZE")]
-    pub(crate) rate_limit: Option<ByteSize>,
 
     /// Only from a backup that was verified.
     ///
@@ -96,20 +90,20 @@ pub(crate) struct RestoreArgs {
     ///
     /// The files are made that user's. Without it the configuration decides, else the owner of the folder above the
     /// destination.
-    #[arg(hide = true, long, value_name = "USER")]
+    #[arg(long, value_name = "USER")]
     pub(crate) run_as: Option<String>,
 
     /// Where a tablespace goes; may be given several times: `16400=/data/fast`.
     ///
     /// By its oid, as the plan names it. Every tablespace that lay outside of the data directory needs a new, empty place.
-    #[arg(hide = true, long = "tablespace", value_name = "OID=DIR", value_parser = tablespace)]
+    #[arg(long = "tablespace", value_name = "OID=DIR", value_parser = tablespace)]
     pub(crate) tablespaces: Vec<(u32, String)>,
 
     /// A setting of the engine's own; may be given several times: `port=5499`.
     ///
     /// For a physical backup of PostgreSQL: bin_dir, check_database, data_directory, port, restore_command, run_as,
     /// shared_preload_libraries, start, tablespaces, timeline; docs/postgres-physical.md describes them.
-    #[arg(hide = true, long = "set", value_name = "NAME=VALUE", value_parser = setting)]
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
     pub(crate) settings: Vec<(String, String)>,
 
     /// Stops the application first; run by the shell.
@@ -171,19 +165,19 @@ pub(crate) struct PointArgs {
     /// To a position of the log: `0/5000148`.
     ///
     /// Everything up to it is in.
-    #[arg(hide = true, long, value_name = "LSN", group = "point", value_parser = lsn)]
+    #[arg(long, value_name = "LSN", group = "point", value_parser = lsn)]
     pub(crate) lsn: Option<String>,
 
     /// To a restore point that was made with pg_create_restore_point.
     ///
     /// The first one of this name after the backup.
-    #[arg(hide = true, long, value_name = "NAME", group = "point")]
+    #[arg(long, value_name = "NAME", group = "point")]
     pub(crate) name: Option<String>,
 
     /// To a transaction, which is in.
     ///
     /// By its number; what committed before it is in as well.
-    #[arg(hide = true, long, value_name = "N", group = "point", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", group = "point", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) xid: Option<u64>,
 
     /// Stops just before the point instead of after it.
@@ -196,7 +190,7 @@ pub(crate) struct PointArgs {
     ///
     /// A server that was recovered to a point, or promoted, writes on a new timeline. Without it the newest one that leads
     /// from the backup is followed.
-    #[arg(hide = true, long, value_name = "N", requires = "point", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", requires = "point", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) timeline: Option<u32>,
 }
 

@@ -14,6 +14,7 @@ pub(crate) fn completions(session: &mut Session, args: &CompletionsArgs) -> Resu
         ProgramArg::Dm => Program::All,
         ProgramArg::DmBackup => Program::Task("backup"),
         ProgramArg::DmRestore => Program::Task("restore"),
+        ProgramArg::DmLog => Program::Task("log"),
         ProgramArg::DmAudit => Program::Task("audit"),
     };
     let mut definition = args::definition(program);

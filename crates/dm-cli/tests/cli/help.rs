@@ -26,6 +26,12 @@ const PAGES: &[&[&str]] = &[
     &["backup", "key", "new"],
     &["restore"],
     &["restore", "release"],
+    &["log"],
+    &["log", "ship"],
+    &["log", "push"],
+    &["log", "fetch"],
+    &["log", "status"],
+    &["log", "drop-slot"],
     &["audit"],
     &["audit", "log"],
     &["audit", "verify"],
@@ -58,7 +64,7 @@ fn no_command_is_answered_with_the_help() {
 #[test]
 fn a_task_program_calls_itself_by_its_own_name() {
     let place = Place::empty();
-    for task in ["backup", "restore", "audit"] {
+    for task in ["backup", "restore", "log", "audit"] {
         let ran = place.program(Program::Task(task), &["--help"], None).expect(Exit::Done);
         assert!(ran.stdout.contains(&format!("Usage: dm-{task} ")), "{}", ran.stdout);
         assert!(ran.stdout.contains("--config"), "{}", ran.stdout);

@@ -8,7 +8,7 @@ use crate::harness::Place;
 fn completions_are_made_for_every_shell_and_program() {
     let place = Place::empty();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
-        for program in ["dm", "dm-backup", "dm-restore", "dm-audit"] {
+        for program in ["dm", "dm-backup", "dm-restore", "dm-log", "dm-audit"] {
             let ran = place.dm(&["completions", shell, "--for", program]).expect(Exit::Done);
             assert!(ran.stdout.contains(program), "{shell} {program}");
         }

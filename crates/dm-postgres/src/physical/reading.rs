@@ -56,6 +56,11 @@ pub(super) struct Corrupt {
 }
 
 impl Corrupt {
+    /// How many there are.
+    pub(super) fn count(&self) -> u64 {
+        self.count
+    }
+
     /// What a person has to know.
     pub(super) fn warnings(&self) -> Vec<String> {
         let mut lines = self.named.clone();

@@ -385,7 +385,11 @@ impl BackupSession for PhysicalBackup {
             return Err(Error::internal("the backup was not ended on the server"));
         };
         warnings.extend(ended.warnings.iter().cloned());
-        warnings.extend(files.corrupt.lock().unwrap_or_else(PoisonError::into_inner).warnings());
+        let corrupt_pages = {
+            let corrupt = files.corrupt.lock().unwrap_or_else(PoisonError::into_inner);
+            warnings.extend(corrupt.warnings());
+            corrupt.count()
+        };
         files.close().await;
         // The slot goes with the session.
         close(control.into_inner().connection).await;
@@ -400,6 +404,7 @@ impl BackupSession for PhysicalBackup {
             attributes: BTreeMap::from([
                 ("stop_lsn".to_owned(), json!(ended.stop.to_string())),
                 ("timeline".to_owned(), json!(ended.timeline)),
+                ("corrupt_pages".to_owned(), json!(corrupt_pages)),
             ]),
         })
     }

@@ -1,5 +1,6 @@
 //! `dm backup run`.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use data_manager::backup::{RunReport, Step};
@@ -76,13 +77,57 @@ pub(super) async fn run(session: &mut Session, dm: &DataManager, args: RunArgs) 
         &[("run_id", &ctx.run_id()), ("backup_id", &report.backup.id), ("report", &Report::from(&report))],
     )?;
     tell(session, &report)?;
-    Ok(Exit::Done)
+    // Made, and of use; but the database has a page that is not what was written to it.
+    Ok(if corrupt_pages(&report) == 0 { Exit::Done } else { Exit::CheckFailed })
+}
+
+/// Pages of the database whose checksum does not hold.
+fn corrupt_pages(report: &RunReport) -> u64 {
+    report.attributes.get("corrupt_pages").and_then(serde_json::Value::as_u64).unwrap_or(0)
+}
+
+/// How an incremental backup found what changed.
+fn compared(report: &RunReport) -> String {
+    match report.attributes.get("changes_by").and_then(serde_json::Value::as_str) {
+        Some("wal_summaries") => "by the server's WAL summaries: unchanged pages were not read".to_owned(),
+        Some("page_lsn") => "by the pages' LSN: everything was read".to_owned(),
+        Some(other) => format!("by {other}"),
+        None => String::new(),
+    }
+}
+
+fn content(report: &RunReport) -> String {
+    match report.backup.mode {
+        BackupMode::Physical if report.tables == 0 => {
+            format!(
+                "{}, {}",
+                text::count(report.backup.counts.members, "file"),
+                text::bytes(report.backup.sizes.logical)
+            )
+        }
+        _ => format!("{}, {}", text::count(report.tables, "table"), text::count(report.rows, "row")),
+    }
+}
+
+fn read(report: &RunReport) -> String {
+    let per_second = |ms: u64| report.read_bytes.saturating_mul(1000) / ms.max(1);
+    let step = report.steps.iter().find(|s| s.name == "read");
+    match step {
+        Some(step) => {
+            format!("{}, {}/s", text::bytes(report.read_bytes), text::bytes(per_second(step.duration_ms)))
+        }
+        None => text::bytes(report.read_bytes),
+    }
 }
 
 fn tell(session: &mut Session, report: &RunReport) -> Result<()> {
     let backup = &report.backup;
     let duration = Duration::from_millis(report.duration_ms);
-    session.out.heading(&format!("{} backup of {} done", backup.kind, backup.target))?;
+    let bad = match corrupt_pages(report) {
+        0 => String::new(),
+        n => format!(", but the database has {}", text::count(n, "corrupt page")),
+    };
+    session.out.heading(&format!("{} backup of {} done{bad}", backup.kind, backup.target))?;
     let verified = match &report.verification {
         Some(v) => format!("{} at level {}", if v.ok { "sound" } else { "DAMAGED" }, v.level),
         None => String::new(),
@@ -91,8 +136,9 @@ fn tell(session: &mut Session, report: &RunReport) -> Result<()> {
         ("id", backup.id.to_string()),
         ("database", format!("{} ({} {})", backup.database, backup.engine, backup.engine_version.text)),
         ("shows", text::time(backup.consistency.at)),
-        ("content", format!("{}, {}", text::count(report.tables, "table"), text::count(report.rows, "row"))),
-        ("read", text::bytes(report.read_bytes)),
+        ("content", content(report)),
+        ("read", read(report)),
+        ("changes", compared(report)),
         ("stored", stored(report)),
         ("encrypted", if backup.encrypted { "yes" } else { "no" }.to_owned()),
         ("took", text::duration(duration)),
@@ -123,6 +169,7 @@ struct Report<'a> {
     findings: &'a [Finding],
     verification: Option<&'a Verification>,
     steps: &'a [Step],
+    attributes: &'a BTreeMap<String, serde_json::Value>,
 }
 
 impl<'a> From<&'a RunReport> for Report<'a> {
@@ -137,6 +184,7 @@ impl<'a> From<&'a RunReport> for Report<'a> {
             findings: &report.findings,
             verification: report.verification.as_ref(),
             steps: &report.steps,
+            attributes: &report.attributes,
         }
     }
 }
