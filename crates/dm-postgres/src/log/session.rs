@@ -302,6 +302,9 @@ impl Follower {
             ctx,
             format!("log is missing from {} to {:X}/{:X}", self.position, end >> 32, end & 0xFFFF_FFFF),
         );
+        // What is left is held from now on, not only from the next second.
+        self.advanced_at = None;
+        self.keep_alive(ctx).await?;
         self.position.offset = end;
         self.waiting_since = None;
         Ok(LogEvent::Gap { timeline: part.timeline, missing: start..end, reason: reason.to_owned() })

@@ -2,6 +2,7 @@
 
 mod closure;
 mod conformance;
+mod log;
 mod merge;
 mod physical_backup;
 mod physical_backup_churn;
