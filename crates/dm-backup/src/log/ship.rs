@@ -230,6 +230,20 @@ struct Trouble {
     tries: u32,
 }
 
+/// Why following ended.
+enum Failure {
+    /// Something with the server, which may pass.
+    Server(Error),
+    /// Whatever it was, it was tried for long enough, or trying is of no use.
+    Final(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Server(error)
+    }
+}
+
 /// Who gives trouble.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Side {
@@ -261,7 +275,11 @@ impl Shipping<'_> {
     async fn run(&mut self, ctx: &OpContext) -> Result<()> {
         let began = Instant::now();
         loop {
-            let Err(error) = Box::pin(self.follow(ctx)).await else { return Ok(()) };
+            let error = match Box::pin(self.follow(ctx)).await {
+                Ok(()) => return Ok(()),
+                Err(Failure::Final(error)) => return Err(error),
+                Err(Failure::Server(error)) => error,
+            };
             ctx.check()?;
             let passing = match error.kind() {
                 ErrorKind::Unreachable | ErrorKind::Timeout | ErrorKind::Exhausted => true,
@@ -272,12 +290,15 @@ impl Shipping<'_> {
                 return Err(error);
             }
             self.report.reconnects += u64::from(self.connected);
-            self.pause(ctx, Side::Server, error, None).await?;
+            match self.pause(ctx, Side::Server, error, None).await {
+                Ok(()) => {}
+                Err(Failure::Server(error) | Failure::Final(error)) => return Err(error),
+            }
         }
     }
 
     /// Follows until everything is shipped or the connection is lost.
-    async fn follow(&mut self, ctx: &OpContext) -> Result<()> {
+    async fn follow(&mut self, ctx: &OpContext) -> Result<(), Failure> {
         let request = request(self.options, self.report.position);
         let mut session = ctx.run(self.source.follow(ctx, &request)).await?;
         self.connected = true;
@@ -286,6 +307,7 @@ impl Shipping<'_> {
             false => None,
         };
         loop {
+            ctx.check()?;
             let event = session.next(ctx).await?;
             self.server = None;
             let stored = self.insist(ctx, session.as_mut(), &event).await?;
@@ -376,7 +398,7 @@ impl Shipping<'_> {
         ctx: &OpContext,
         session: &mut dyn LogSession,
         event: &LogEvent,
-    ) -> Result<u64> {
+    ) -> Result<u64, Failure> {
         loop {
             let error = match self.put(ctx, event).await {
                 Ok(stored) => {
@@ -397,7 +419,7 @@ impl Shipping<'_> {
                     | ErrorKind::Exhausted
             );
             if !passing {
-                return Err(error);
+                return Err(Failure::Final(error));
             }
             self.report.store_retries += 1;
             self.pause(ctx, Side::Store, error, Some(&mut *session)).await?;
@@ -420,14 +442,14 @@ impl Shipping<'_> {
         }
     }
 
-    /// Waits a while before the next try, or gives up.
+    /// Waits a while before the next try, or gives up for good.
     async fn pause(
         &mut self,
         ctx: &OpContext,
         side: Side,
         error: Error,
         mut session: Option<&mut dyn LogSession>,
-    ) -> Result<()> {
+    ) -> Result<(), Failure> {
         let options = self.options;
         let (trouble, name) = match side {
             Side::Server => (&mut self.server, "the server"),
@@ -446,7 +468,7 @@ impl Shipping<'_> {
         trouble.tries += 1;
         let lasted = trouble.since.elapsed();
         if options.give_up_after.is_some_and(|limit| lasted >= limit) {
-            return Err(error);
+            return Err(Failure::Final(error));
         }
         let pause = trouble.pauses.next().unwrap_or(options.longest_pause);
         if trouble.tries.is_multiple_of(QUIET_TRIES) {

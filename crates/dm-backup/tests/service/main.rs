@@ -9,6 +9,7 @@ mod engine;
 mod expiring;
 mod exporting;
 mod faults;
+mod logs;
 mod points;
 mod recovering;
 mod restoring;
