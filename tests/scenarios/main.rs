@@ -8,6 +8,7 @@ mod bad_input;
 mod drills;
 mod interruption;
 mod object_stores;
+mod physical;
 mod postgres_story;
 mod sqlite_story;
 mod support;
