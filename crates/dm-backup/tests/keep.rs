@@ -263,6 +263,23 @@ fn an_upgrade_makes_nothing_vanish_at_once() {
 }
 
 #[test]
+fn backups_of_rows_and_of_files_under_one_name_do_not_take_each_others_place() {
+    // The mode is part of the generation. A daily one of files beside a rare one of rows.
+    let start = Utc.with_ymd_and_hms(2026, 1, 1, 1, 0, 0).unwrap();
+    let of = |mode: &str, day| Candidate {
+        generation: format!("memory 1 {mode}"),
+        ..full(start + TimeDelta::days(day))
+    };
+    let rows: Vec<_> = [0, 20, 40].map(|day| of("logical", day)).into();
+    let files = (0..60).map(|day| of("physical", day));
+    let candidates: Vec<_> = rows.iter().cloned().chain(files).collect();
+    let now = candidates.last().unwrap().at;
+    let rules = KeepRules { daily: 7, min_verified_full: 2, ..KeepRules::default() };
+    let kept = kept(&decide(&candidates, &rules, now, Tz::UTC, true));
+    assert!(rows.iter().all(|b| kept.contains(&b.id)), "seven days of rows, of which there are three");
+}
+
+#[test]
 fn a_base_stays_for_its_kept_child_and_says_so() {
     let start = Utc.with_ymd_and_hms(2026, 1, 1, 1, 0, 0).unwrap();
     let base = full(start);
