@@ -321,7 +321,7 @@ fn name_of(destination: &Destination) -> String {
 impl RestoreTarget for MemoryEngine {
     async fn preview(
         &self,
-        _: &OpContext,
+        ctx: &OpContext,
         request: &RestoreRequest,
         manifest: &RestoreManifest,
     ) -> Result<RestorePreview> {
@@ -340,7 +340,7 @@ impl RestoreTarget for MemoryEngine {
             findings.push(Finding::new(Level::Error, "log", "the log does not lead there"));
         }
         Ok(RestorePreview {
-            consequences: vec![format!("{location} is made")],
+            consequences: vec![format!("{location} is made at {}", ctx.now())],
             findings,
             bytes: members.iter().map(|i| manifest.members[*i].1).sum(),
             members,

@@ -100,6 +100,18 @@ async fn a_failure_on_the_way_removes_the_sealed_place() {
 }
 
 #[tokio::test]
+async fn a_plan_does_not_grow_stale_by_time_alone() {
+    let world = World::new().await;
+    world.run(BackupKind::Full).await.unwrap();
+    let latest = Selector::latest(target());
+    // The engine puts the time into what it says.
+    let plan = world.service.plan_restore(&world.ctx, &world.engine, &latest, &to("copy")).await.unwrap();
+    world.clock.forward(3);
+    let apply = world.service.apply_restore(&world.ctx, &world.engine, &plan, ApplyOptions::default());
+    assert!(apply.await.unwrap().released);
+}
+
+#[tokio::test]
 async fn a_stale_plan_is_refused() {
     let world = World::new().await;
     world.run(BackupKind::Full).await.unwrap();
