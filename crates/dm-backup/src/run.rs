@@ -106,8 +106,8 @@ pub struct RunReport {
     pub verification: Option<Verification>,
     /// The steps in order.
     pub steps: Vec<Step>,
-    /// What the engine recorded of the source: how changes were found, pages that are damaged.
-    #[serde(default)]
+    /// What the engine recorded of the source (how changes were found, corrupt pages); it is in the backup, and can be large.
+    #[serde(skip)]
     pub attributes: BTreeMap<String, serde_json::Value>,
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use data_manager::config::LoadOptions;
-use data_manager::{Actor, Config, DataManager, OpContext, Result, Secret};
+use data_manager::{Actor, ByteSize, Config, DataManager, OpContext, Result, Secret};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::GlobalArgs;
@@ -45,12 +45,15 @@ impl Session {
         })
     }
 
-    /// The system over that configuration. Connects to nothing yet.
+    /// The system over that configuration, with another limit of bytes a second where one is given. Connects to nothing yet.
     ///
     /// # Errors
     /// As [`Config::load`]; `Invalid`, `Unsupported` for what is wrong with an engine.
-    pub(crate) fn manager(&self) -> Result<DataManager> {
-        let config = self.config()?;
+    pub(crate) fn manager(&self, rate_limit: Option<ByteSize>) -> Result<DataManager> {
+        let mut config = self.config()?;
+        if rate_limit.is_some() {
+            config.repository.rate_limit = rate_limit;
+        }
         let actor = self.actor(Some(config.access.default_actor_roles.clone()));
         DataManager::builder().config(config).actor(actor).build()
     }

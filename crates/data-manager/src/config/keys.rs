@@ -424,20 +424,20 @@ pub(super) const KEYS: &[Key] = &[
         "systemctl start shop",
         "run by the shell when a restore was proven and released",
     ),
-    soon(key(
+    key(
         "recovery.run_as",
         Kind::Text,
         None,
         "postgres",
         "the user that a restored server runs as, and owns its files, where the restore runs as root",
-    )),
-    soon(key(
+    ),
+    key(
         "recovery.bin_dir",
         Kind::Path,
         None,
         "/usr/lib/postgresql/18/bin",
         "folder of the server's programs (`postgres`, `pg_ctl`) for restores; else the engine's `bin_dir`, else found",
-    )),
+    ),
     key(
         "recovery.drill_max_age",
         Kind::Period,

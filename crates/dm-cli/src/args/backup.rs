@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
-use data_manager::{EngineId, Period, TargetName, TenantFilter};
+use data_manager::{ByteSize, EngineId, Period, TargetName, TenantFilter};
 
 use super::{ApplyArgs, DrillArgs, LinesArgs};
 
@@ -109,6 +109,12 @@ pub(crate) struct RunArgs {
     /// backups have a target of their own.
     #[arg(long, value_name = "COLUMN=VALUE")]
     pub(crate) tenant: Option<TenantFilter>,
+
+    /// The most bytes a second to the repository: `50MB`.
+    ///
+    /// Without it the configuration decides.
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) rate_limit: Option<ByteSize>,
 
     /// Verifies the backup right after it was made.
     ///

@@ -11,6 +11,8 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, ValueHint};
 
+use data_manager::ByteSize;
+
 pub(crate) use audit::{AuditArgs, AuditCommand, AuditVerifyArgs, LogArgs};
 pub(crate) use backup::{
     BackupArgs, BackupCommand, DeleteArgs, ExpireArgs, ExportArgs, FormatArg, KeyCommand, KindArg, LevelArg,
@@ -82,6 +84,15 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    /// The most bytes a second that were asked for.
+    pub(crate) fn rate_limit(&self) -> Option<ByteSize> {
+        match self {
+            Self::Backup(BackupArgs { command: BackupCommand::Run(run) }) => run.rate_limit,
+            Self::Restore(restore) => restore.rate_limit,
+            _ => None,
+        }
+    }
+
     /// Whether a server waits for a file of its log, and reads the exit code in its own way.
     pub(crate) fn fetches(&self) -> bool {
         matches!(self, Self::Log(LogShippingArgs { command: LogCommand::Fetch(_) }))

@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 use data_manager::backup::{Assertion, Expect};
-use data_manager::{EngineId, TargetName, TenantFilter};
+use data_manager::{ByteSize, EngineId, TargetName, TenantFilter};
 
 use super::ApplyArgs;
 
@@ -76,6 +76,12 @@ pub(crate) struct RestoreArgs {
     /// Without it the configuration decides.
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) jobs: Option<u16>,
+
+    /// The most bytes a second from the repository: `50MB`.
+    ///
+    /// Without it the configuration decides.
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) rate_limit: Option<ByteSize>,
 
     /// Only from a backup that was verified.
     ///

@@ -200,6 +200,7 @@ macro_rules! golden {
         settings.add_filter(r"\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2} UTC", "[time]");
         settings.add_filter(r"\b\d{8}T\d{6}Z\b", "[stamp]");
         settings.add_filter(r"\.restore-[0-9a-f]{8}\b", ".restore-[n]");
+        settings.add_filter(r"/\S*/dm-drill-[0-9a-f]{12}\b", "[scratch]/dm-drill-[n]");
         settings.add_filter(r"\d{4}-\d{2}-\d{2}\b", "[date]");
         settings.add_filter(r"\d{4}-W\d{2}\b", "[week]");
         settings.add_filter(r#"(monthly |"month": ")\d{4}-\d{2}\b"#, "$1[month]");

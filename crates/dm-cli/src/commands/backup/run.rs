@@ -1,6 +1,5 @@
 //! `dm backup run`.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use data_manager::backup::{RunReport, Step};
@@ -86,9 +85,13 @@ fn corrupt_pages(report: &RunReport) -> u64 {
     report.attributes.get("corrupt_pages").and_then(serde_json::Value::as_u64).unwrap_or(0)
 }
 
-/// How an incremental backup found what changed.
+/// How an incremental backup found what changed, where the engine says it.
+fn changes_by(report: &RunReport) -> Option<&str> {
+    report.attributes.get("changes_by").and_then(serde_json::Value::as_str)
+}
+
 fn compared(report: &RunReport) -> String {
-    match report.attributes.get("changes_by").and_then(serde_json::Value::as_str) {
+    match changes_by(report) {
         Some("wal_summaries") => "by the server's WAL summaries: unchanged pages were not read".to_owned(),
         Some("page_lsn") => "by the pages' LSN: everything was read".to_owned(),
         Some(other) => format!("by {other}"),
@@ -169,7 +172,8 @@ struct Report<'a> {
     findings: &'a [Finding],
     verification: Option<&'a Verification>,
     steps: &'a [Step],
-    attributes: &'a BTreeMap<String, serde_json::Value>,
+    changes_by: Option<&'a str>,
+    corrupt_pages: u64,
 }
 
 impl<'a> From<&'a RunReport> for Report<'a> {
@@ -184,7 +188,8 @@ impl<'a> From<&'a RunReport> for Report<'a> {
             findings: &report.findings,
             verification: report.verification.as_ref(),
             steps: &report.steps,
-            attributes: &report.attributes,
+            changes_by: changes_by(report),
+            corrupt_pages: corrupt_pages(report),
         }
     }
 }
