@@ -12,6 +12,7 @@ mod physical_backup_speed;
 mod physical_backup_support;
 mod physical_points;
 mod physical_restore;
+mod physical_sealed;
 mod physical_support;
 mod query;
 mod round_trip;

@@ -17,7 +17,8 @@ use dm_testkit::require;
 use futures::TryStreamExt as _;
 
 use crate::physical_support::{
-    SEGMENT, Started, TestLog, base_backup, clock, engine, folder, options, position, preview, sealed, to,
+    SEGMENT, Started, TestLog, base_backup, clock, engine, folder, hand_over, options, position, preview,
+    sealed, to,
 };
 use crate::support::context;
 
@@ -268,4 +269,31 @@ async fn history_goes_on_along_the_newest_timeline_or_the_one_that_is_named() {
     let told = refusal(&engine, &story, &asked).await;
     assert!(told.as_deref().is_some_and(|t| t.contains("does not go on from the backup")), "{told:?}");
     assert_eq!(rows_at(&engine, &story, RecoveryPoint::End, false).await.expect("its own"), "1,2,3,4");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tablespace_that_the_log_makes_in_the_sources_place_is_refused() {
+    let server = require!(Server::private(15, &options(15)));
+    let mut story = tell(&server).await;
+    let live = server.data_dir().with_file_name("space");
+    fs::create_dir(&live).expect("a folder");
+    hand_over(server.data_dir(), &live);
+    server
+        .psql(&format!("CREATE TABLESPACE late LOCATION '{}'", live.display()))
+        .await
+        .expect("a tablespace");
+    server
+        .psql("CREATE TABLE there (n int) TABLESPACE late; INSERT INTO event VALUES (5)")
+        .await
+        .expect("a row");
+    let from = story.end;
+    story.log.ship_from(&server, from).await;
+    let engine = engine(&server);
+    let error = rows_at(&engine, &story, RecoveryPoint::End, false).await.expect_err("it would write there");
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error:?}");
+    assert!(error.to_string().contains(&live.display().to_string()), "{error}");
+    assert_eq!(
+        rows_at(&engine, &story, RecoveryPoint::Time(story.after_all), false).await.expect("before it"),
+        "1,2,3,4"
+    );
 }

@@ -9,7 +9,10 @@ use dm_core::{CheckDepth, Level};
 use dm_testkit::postgres::Server;
 use dm_testkit::require;
 
-use crate::physical_support::{Started, base_backup, engine, folder, options, preview, sealed, to};
+use crate::physical_backup::{copied, physical};
+use crate::physical_support::{
+    Started, base_backup, engine, folder, hand_over, options, preview, sealed, to,
+};
 use crate::support::context;
 
 const CONTENT: &str = "
@@ -25,7 +28,7 @@ const SUMS: &str = "SELECT count(*), sum(id::bigint), sum(hashtext(body)::bigint
     UNION ALL SELECT count(*), sum(id), sum(hashtext(body)::bigint) FROM toasted";
 
 /// Nothing of ours is left in a directory that was opened.
-fn assert_is_clean(data: &Path) {
+pub(crate) fn assert_is_clean(data: &Path) {
     for name in ["dm-sealed", "recovery.signal", "standby.signal", "postmaster.pid", "postmaster.opts"] {
         assert!(!data.join(name).exists(), "{name}");
     }
@@ -105,13 +108,6 @@ async fn round_trip(major: u32) {
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
 }
 
-/// Gives a folder to the user of another.
-fn hand_over(like: &Path, folder: &Path) {
-    use std::os::unix::fs::MetadataExt as _;
-    let owner = fs::metadata(like).expect("a folder");
-    std::os::unix::fs::chown(folder, Some(owner.uid()), Some(owner.gid())).expect("it is given away");
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restored_cluster_starts_and_is_what_was_backed_up_15() {
     round_trip(15).await;
@@ -120,4 +116,35 @@ async fn a_restored_cluster_starts_and_is_what_was_backed_up_15() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restored_cluster_starts_and_is_what_was_backed_up_18() {
     round_trip(18).await;
+}
+
+/// The same with a backup of our own.
+async fn own_round_trip(major: u32) {
+    let server = require!(Server::private(major, &options(major)));
+    server.psql(CONTENT).await.expect("content");
+    let sums = server.psql(SUMS).await.expect("sums");
+    let engine = engine(&server);
+    let backup = copied(&engine, &physical()).await;
+    server.psql("INSERT INTO large VALUES (-1, 'later', 0)").await.expect("a change");
+    let home = folder();
+    let data = home.path().join("restored");
+    let request = dm_core::RestoreRequest { checks: CheckDepth::Deep, ..to(&data) };
+    let session =
+        sealed(&context(), &engine, &backup, &request, &AtomicU64::new(0)).await.expect("a restore");
+    let comparison = session.compare(&context(), &[]).await.expect("a comparison");
+    assert!(comparison.is_proven(), "{:?}", comparison.checks);
+    session.release(&context()).await.expect("a release");
+    assert_is_clean(&data);
+    let started = Started::new(&server, &data);
+    assert_eq!(started.psql(SUMS), sums);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_of_our_own_starts_and_is_what_was_backed_up_15() {
+    own_round_trip(15).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_of_our_own_starts_and_is_what_was_backed_up_18() {
+    own_round_trip(18).await;
 }

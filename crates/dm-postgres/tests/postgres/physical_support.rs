@@ -339,7 +339,7 @@ pub(crate) async fn preview(
         .expect("a preview")
 }
 
-/// Writes and recovers; the place is sealed still. A delta is given only what differs; the bytes are counted.
+/// Writes and recovers; the place is sealed still. A delta is given only what differs; the bytes of pages are counted.
 pub(crate) async fn sealed(
     ctx: &OpContext,
     engine: &dyn Engine,
@@ -362,7 +362,7 @@ pub(crate) async fn sealed(
     }
 }
 
-async fn fill(
+pub(crate) async fn fill(
     ctx: &OpContext,
     session: &dyn RestoreSession,
     backup: &Collected,
@@ -383,7 +383,9 @@ async fn fill(
                 };
                 let items: Vec<_> = content.collect().await;
                 let bytes = |item: &Result<RestoreBlock>| item.as_ref().map_or(0, |b| b.bytes.len() as u64);
-                written.fetch_add(items.iter().map(bytes).sum(), Ordering::Relaxed);
+                if spec.layout != Layout::Stream {
+                    written.fetch_add(items.iter().map(bytes).sum(), Ordering::Relaxed);
+                }
                 session.write(ctx, spec, futures::stream::iter(items).boxed()).await
             })
             .buffer_unordered(request.jobs)
@@ -405,28 +407,26 @@ async fn except(content: RestoreContent, present: dm_core::BlockStream) -> Resul
         }
     }
     let mut differing = Vec::new();
-    let mut seen = 0;
-    let zeros = Bytes::from(vec![0; PAGE]);
-    let mut page = |offset: u64, bytes: Bytes| {
-        let same = match there.get(&offset) {
-            Some(there) => *there == bytes,
-            None => false,
-        };
-        if !same {
+    // Pieces may be cut anywhere: put together first.
+    let mut whole = Vec::new();
+    for block in content.try_collect::<Vec<_>>().await? {
+        whole.resize(usize::try_from(block.offset).expect("small"), 0);
+        whole.extend_from_slice(&block.bytes);
+    }
+    let whole = Bytes::from(whole);
+    for (i, bytes) in whole.chunks(PAGE).enumerate() {
+        let (offset, bytes) = ((i * PAGE) as u64, whole.slice_ref(bytes));
+        if there.get(&offset) != Some(&bytes) {
             differing.push(RestoreBlock { offset, bytes });
         }
-    };
-    for block in content.try_collect::<Vec<_>>().await? {
-        while seen < block.offset {
-            page(seen, zeros.clone());
-            seen += PAGE as u64;
-        }
-        for (i, bytes) in block.bytes.chunks(PAGE).enumerate() {
-            page(block.offset + (i * PAGE) as u64, block.bytes.slice_ref(bytes));
-        }
-        seen = block.offset + block.bytes.len() as u64;
     }
     Ok(futures::stream::iter(differing.into_iter().map(Ok)).boxed())
+}
+
+/// Gives a folder to the user of another.
+pub(crate) fn hand_over(like: &Path, folder: &Path) {
+    let owner = fs::metadata(like).expect("a folder");
+    std::os::unix::fs::chown(folder, Some(owner.uid()), Some(owner.gid())).expect("it is given away");
 }
 
 /// A server on a restored directory, started by its own program as a person would.
@@ -439,6 +439,11 @@ pub(crate) struct Started {
 
 impl Started {
     pub(crate) fn new(server: &Server, data: &Path) -> Self {
+        Self::start(server, data).unwrap_or_else(|log| panic!("{log}"))
+    }
+
+    /// The same, or what the server said.
+    pub(crate) fn start(server: &Server, data: &Path) -> std::result::Result<Self, String> {
         let port = std::net::TcpListener::bind(("127.0.0.1", 0))
             .and_then(|l| l.local_addr())
             .expect("a port")
@@ -464,8 +469,10 @@ impl Started {
             .stderr(Stdio::null())
             .status()
             .expect("pg_ctl runs");
-        assert!(output.success(), "{}", fs::read_to_string(&log).unwrap_or_default());
-        started
+        match output.success() {
+            true => Ok(started),
+            false => Err(fs::read_to_string(&log).unwrap_or_default()),
+        }
     }
 
     pub(crate) fn command(&self, program: &str) -> Command {

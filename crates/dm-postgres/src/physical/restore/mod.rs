@@ -18,6 +18,7 @@ mod recovery;
 mod server;
 mod session;
 mod source;
+mod tablespaces;
 mod tail;
 mod wal;
 

@@ -82,7 +82,7 @@ impl Programs {
                 command.env_remove(key);
             }
         }
-        command.env("LC_ALL", "C").current_dir("/").stdin(Stdio::null()).kill_on_drop(true);
+        command.env("LC_ALL", "C").env("TZ", "UTC").current_dir("/").stdin(Stdio::null()).kill_on_drop(true);
         if let Some(user) = user {
             command.uid(user.uid).gid(user.gid);
         }

@@ -5,6 +5,8 @@
 //! their own. It ends with this process, also a killed one: a small shell holds the other end of a pipe.
 
 use std::collections::VecDeque;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -65,9 +67,13 @@ impl Sealed {
         data: &Path,
         settings: &[(String, String)],
     ) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("dm-pg-").tempdir().map_err(|e| {
-            Error::new(ErrorKind::Denied, "there is no place for the server's socket").with_source(e)
-        })?;
+        let folder = tempfile::Builder::new()
+            .prefix("dm-pg-")
+            .permissions(std::fs::Permissions::from_mode(0o700))
+            .tempdir()
+            .map_err(|e| {
+                Error::new(ErrorKind::Denied, "there is no place for the server's socket").with_source(e)
+            })?;
         let (hba, ident) = (folder.path().join("pg_hba.conf"), folder.path().join("pg_ident.conf"));
         write_file(&hba, b"local all all trust\n", user)?;
         write_file(&ident, b"", user)?;

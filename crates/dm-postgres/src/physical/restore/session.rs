@@ -18,12 +18,13 @@ use super::files::{Files, tablespace_map};
 use super::marker::{self, Marker, Stage};
 use super::place::{self, Durability, Standing};
 use super::plan::{Plan, Way, beside};
+use super::points::LogPlan;
 use super::programs::Programs;
 use super::recovery::{self, Control};
 use super::server::Sealed;
 use super::source::{Part, Source};
 use super::wal::lsn;
-use super::{check, log_files, opening, tail};
+use super::{check, log_files, opening, tablespaces, tail};
 use crate::PostgresOptions;
 use crate::client::Client;
 use crate::engine::pool;
@@ -39,6 +40,8 @@ pub(super) struct Session {
     options: PostgresOptions,
     /// Who may be a superuser of the restored cluster, or at least log in.
     roles: Vec<String>,
+    /// The database of the engine's url.
+    database: String,
     plan: Plan,
     source: Source,
     log: Option<Arc<dyn LogReader>>,
@@ -127,6 +130,7 @@ pub(super) async fn open_place(
     let files = Files::new(data.clone(), plan.tablespaces.clone(), plan.user.clone(), sizes);
     Ok(Session {
         options: client.options.clone(),
+        database: client.database.clone(),
         roles: vec!["postgres".to_owned(), client.user().to_owned()],
         stages: stages(manifest),
         source,
@@ -231,6 +235,22 @@ impl Session {
             }
             let user = self.plan.user.as_ref();
             log_files::write(ctx, &self.source, log.as_ref(), &plan, &self.data, user, self.jobs).await?;
+            self.search_tablespaces(ctx, &plan).await?;
+        }
+        Ok(())
+    }
+
+    /// Refuses a log that would write into what somebody else has on this machine.
+    async fn search_tablespaces(&self, ctx: &OpContext, log: &LogPlan) -> Result<()> {
+        let Some(programs) = self.plan.programs.as_ref().filter(|p| p.has("pg_waldump")) else {
+            self.note("nobody looked for tablespaces in the log: one made after the backup is made where the source has it");
+            return Ok(());
+        };
+        let segment_bytes = self.source.segment_bytes;
+        let made =
+            tablespaces::made_by_the_log(ctx, programs, &self.plan, log, &self.data, segment_bytes).await?;
+        for (oid, path) in made {
+            self.note(format!("the log makes the tablespace {oid} at {}, as on the source", path.display()));
         }
         Ok(())
     }
@@ -552,7 +572,7 @@ impl RestoreSession for Session {
             None => {
                 let client = self.client(ctx, None).await?;
                 let all = check::databases(ctx, &client).await?;
-                let named = [self.source.database.as_str(), "postgres"];
+                let named = [self.database.as_str(), "postgres"];
                 let known = named.into_iter().find(|n| all.iter().any(|d| d == n));
                 known.unwrap_or("template1").to_owned()
             }
