@@ -7,6 +7,7 @@
 mod bad_input;
 mod drills;
 mod interruption;
+mod logs;
 mod object_stores;
 mod physical;
 mod postgres_story;
