@@ -10,6 +10,7 @@ mod interruption;
 mod logs;
 mod object_stores;
 mod physical;
+mod physical_churn;
 mod postgres_story;
 mod sqlite_story;
 mod support;

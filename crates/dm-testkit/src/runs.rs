@@ -24,8 +24,18 @@ pub fn seed() -> u64 {
     })
 }
 
-/// So many seeds in a row, from [`seed`] on.
+/// So many seeds in a row, from [`seed`] on; `DM_TEST_SEEDS` (`scripts/test --seeds N`) says another number.
+///
+/// # Panics
+/// When the variable is no number.
 pub fn seeds(small: u64, full: u64) -> impl Iterator<Item = u64> {
     let first = seed();
-    (0..count(small, full)).map(move |i| first.wrapping_add(i))
+    let number = std::env::var("DM_TEST_SEEDS").map_or_else(
+        |_| count(small, full),
+        |text| match text.parse() {
+            Ok(number) => number,
+            Err(_) => panic!("DM_TEST_SEEDS is \"{text}\", which is no number"),
+        },
+    );
+    (0..number).map(move |i| first.wrapping_add(i))
 }

@@ -39,10 +39,10 @@ async fn a_chain_under_churn(seed: u64) {
         let base = backups.last().map(|(backup, _)| backup);
         let request = base.map_or_else(physical, Copied::next);
         let mut reading = Reading::begin(&engine, &request).await.expect("a beginning");
-        churn.allow_copies(false);
+        churn.while_backing_up(true);
         let (files, changes) = tokio::join!(reading.files(), churn.run(12));
         changes.expect("churn");
-        churn.allow_copies(true);
+        churn.while_backing_up(false);
         files.unwrap_or_else(|e| panic!("seed {seed}: {e:?}"));
         load.stop().await.expect("the load ends");
         let idle = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname = 'bench')";

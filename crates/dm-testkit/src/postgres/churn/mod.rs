@@ -22,7 +22,6 @@ pub struct Churn<'a> {
     cluster: Cluster,
     rng: StdRng,
     /// Whether databases may be copied and moved.
-    copies: bool,
     done: Vec<String>,
 }
 
@@ -44,7 +43,6 @@ impl<'a> Churn<'a> {
                 ..Cluster::default()
             },
             rng: StdRng::seed_from_u64(seed),
-            copies: true,
             done: Vec::new(),
         };
         server.psql("CREATE TABLE churn_prepared (id int PRIMARY KEY, word text)").await?;
@@ -80,9 +78,6 @@ impl<'a> Churn<'a> {
         loop {
             // Not every kind is possible at every moment.
             let kind = operations::choose(&mut self.rng, KINDS);
-            if !self.copies && matches!(kind, Operation::CopyDatabase | Operation::MoveDatabase) {
-                continue;
-            }
             if self.perform(kind).await? {
                 break;
             }
@@ -90,10 +85,13 @@ impl<'a> Churn<'a> {
         Ok(self.done.last().map_or("", String::as_str))
     }
 
-    /// Whether databases may be copied and moved from here on. PostgreSQL does not promise that a base backup survives it
-    /// when the files that were copied change before the backup has read them (its manual, *Continuous Archiving*, Caveats).
-    pub fn allow_copies(&mut self, allowed: bool) {
-        self.copies = allowed;
+    /// Whether a backup runs beside the changes: what PostgreSQL itself cannot replay upon a copy that was made meanwhile
+    /// is left out then ("Caveats" of its chapter on continuous archiving). It replays `CREATE DATABASE ... STRATEGY
+    /// file_copy` and `ALTER DATABASE ... SET TABLESPACE` by copying files again, out of a source that may have been
+    /// changed or removed since, and `CREATE TABLESPACE` at the original's own place. Copies of `template1`, which nobody
+    /// changes, stay.
+    pub fn while_backing_up(&mut self, running: bool) {
+        self.cluster.backed_up = running;
     }
 
     /// Everything that was done, in order, for whoever looks into a failure.

@@ -39,6 +39,8 @@ pub(super) struct Cluster {
     pub(super) databases: Vec<Database>,
     pub(super) tablespaces: Vec<String>,
     pub(super) prepared: Vec<u32>,
+    /// See [`super::Churn::while_backing_up`].
+    pub(super) backed_up: bool,
     /// One that the server has, and that nothing depends on.
     pub(super) extension: Option<String>,
     pub(super) counter: u32,

@@ -105,6 +105,7 @@ pub(super) fn plan(
         | Operation::CopyDatabase
         | Operation::DropDatabase
         | Operation::MoveDatabase => of_databases(kind, cluster, rng),
+        Operation::CreateTablespace | Operation::DropTablespace if cluster.backed_up => None,
         Operation::CreateTablespace | Operation::DropTablespace => of_tablespaces(kind, cluster, rng, place)?,
         Operation::CreateTable => create_table(cluster, rng),
         Operation::Prepare
@@ -241,7 +242,8 @@ fn of_databases(kind: Operation, cluster: &mut Cluster, rng: &mut StdRng) -> Opt
         Operation::CopyDatabase => {
             let template = pick(rng, &mut cluster.databases)?;
             let mut copy = template.clone();
-            let sql = format!("CREATE DATABASE {name} TEMPLATE {} STRATEGY {}", template.name, strategy(rng));
+            let strategy = if cluster.backed_up { "wal_log" } else { strategy(rng) };
+            let sql = format!("CREATE DATABASE {name} TEMPLATE {} STRATEGY {strategy}", template.name);
             copy.name = name;
             cluster.databases.push(copy);
             sql
@@ -250,7 +252,7 @@ fn of_databases(kind: Operation, cluster: &mut Cluster, rng: &mut StdRng) -> Opt
             let gone = cluster.databases.remove(rng.random_range(0..count));
             format!("DROP DATABASE {} WITH (FORCE)", gone.name)
         }
-        Operation::MoveDatabase => {
+        Operation::MoveDatabase if !cluster.backed_up => {
             let target = pick(rng, &mut cluster.tablespaces).cloned()?;
             let database = pick(rng, &mut cluster.databases)?;
             // Refused by the server when some of its tables are there already.
