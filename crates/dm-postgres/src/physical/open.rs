@@ -23,7 +23,7 @@ use super::pooler::{pooled, refuse_pooler};
 use super::preflight::grants;
 use super::reading::Files;
 use super::server::{Server, missing_functions, open_same};
-use super::session::{Control, PhysicalBackup, Reading, databases, plain};
+use super::session::{Begun, Control, PhysicalBackup, Reading, databases, plain};
 use super::timeline::TimelineHistory;
 use super::{DATA, DIRECTORIES, Lsn};
 use crate::client::Client;
@@ -129,7 +129,14 @@ pub(crate) async fn open(
     let connections = Connections::new(client.clone(), server.clone(), second, request.jobs);
     let files = Files::new(connections, server, start, comparison, members);
     let control = Control { connection: control, seen: Instant::now() };
-    Ok(PhysicalBackup::new(description, files, others, control, start, history, databases, warnings))
+    Ok(PhysicalBackup::new(
+        description,
+        files,
+        others,
+        control,
+        Begun { start, history, databases },
+        warnings,
+    ))
 }
 
 fn refuse_parts(request: &BackupRequest) -> Result<()> {

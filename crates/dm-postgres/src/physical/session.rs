@@ -50,6 +50,14 @@ pub(super) struct Control {
     pub(super) seen: Instant,
 }
 
+/// What the beginning of the backup told.
+pub(super) struct Begun {
+    pub(super) start: Lsn,
+    /// The history of the timeline that the log begins on, with the file's text.
+    pub(super) history: (TimelineHistory, Option<String>),
+    pub(super) databases: Databases,
+}
+
 /// What the end of the backup told.
 struct Ended {
     stop: Lsn,
@@ -86,9 +94,7 @@ pub(crate) struct PhysicalBackup {
     others: Mutex<BTreeMap<String, Reading>>,
     control: tokio::sync::Mutex<Control>,
     phase: tokio::sync::Mutex<Phase>,
-    start: Lsn,
-    history: (TimelineHistory, Option<String>),
-    databases: Databases,
+    begun: Begun,
     finished: Arc<Mutex<Finished>>,
     warnings: Vec<String>,
 }
@@ -99,9 +105,7 @@ impl PhysicalBackup {
         files: Files,
         others: Vec<(MemberSpec, Reading)>,
         control: Control,
-        start: Lsn,
-        history: (TimelineHistory, Option<String>),
-        databases: Databases,
+        begun: Begun,
         warnings: Vec<String>,
     ) -> Self {
         let index = files.members.iter().enumerate().map(|(i, spec)| (spec.name.clone(), i)).collect();
@@ -115,9 +119,7 @@ impl PhysicalBackup {
             others: Mutex::new(others.into_iter().map(|(spec, how)| (spec.name, how)).collect()),
             control: tokio::sync::Mutex::new(control),
             phase: tokio::sync::Mutex::new(Phase::Files),
-            start,
-            history,
-            databases,
+            begun,
             finished: Arc::new(Mutex::new(finished)),
             warnings,
         }
@@ -164,7 +166,7 @@ impl PhysicalBackup {
             Err(error) if reading_is_lost(&error) => return Err(self.lost(ctx, error).await),
             Err(error) => return Err(reading(error)),
         };
-        let warnings = copied_meanwhile(&self.databases, &after);
+        let warnings = copied_meanwhile(&self.begun.databases, &after);
         let stopped: Result<(String, String, String, i64), sqlx::Error> = sqlx::query_as(
             "SELECT lsn::text, labelfile, spcmapfile,
                     (EXTRACT(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::int8
@@ -186,10 +188,10 @@ impl PhysicalBackup {
         let (history, text) = match self.files.server.facts.in_recovery {
             // The primary may have been replaced meanwhile, which begins a timeline.
             true => {
-                let timeline = recovered_timeline(connection).await?.max(self.history.0.timeline);
+                let timeline = recovered_timeline(connection).await?.max(self.begun.history.0.timeline);
                 history(connection, timeline).await?
             }
-            false => self.history.clone(),
+            false => self.begun.history.clone(),
         };
         if let Some(text) = text {
             let name = format!("wal/{:08X}.history", history.timeline);
@@ -197,7 +199,9 @@ impl PhysicalBackup {
         }
         let end = end_of_log(connection).await?.unwrap_or(stop);
         let bytes = self.files.server.wal_segment_bytes();
-        for segment in Segment::covering(self.start, stop, end, bytes, |place| history.timeline_at(place)) {
+        for segment in
+            Segment::covering(self.begun.start, stop, end, bytes, |place| history.timeline_at(place))
+        {
             let name = format!("wal/{}", segment.name());
             others.push((plain(&name, MemberKind::Log, Some(bytes)), Reading::Log(segment)));
         }
