@@ -20,7 +20,7 @@ pub(crate) use large_objects::{
     digest_all as digest_large_objects,
 };
 pub(crate) use members::{SEQUENCES, SequenceValue, TableCopy};
-pub(crate) use open::scratch_failed;
+pub(crate) use open::{scratch, scratch_failed};
 pub(crate) use preflight::{client_tools, connections};
 
 use sqlx::postgres::PgPool;

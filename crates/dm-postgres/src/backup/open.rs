@@ -1,6 +1,7 @@
 //! Taking the snapshot: locks first, then the moment, then what is in it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -86,7 +87,7 @@ pub(super) async fn open(ctx: &OpContext, client: &Client, request: &BackupReque
         .await
         .map_err(reading)?;
 
-    let scratch = scratch(request)?;
+    let scratch = scratch(request.scratch_dir.as_deref())?;
     let archive = scratch.path().join("schema.dump");
     dump_definitions(ctx, client, &tools, &snapshot_id, &archive, &relations, &scope).await?;
     let mut list_command =
@@ -338,10 +339,13 @@ fn attributes(
     ]))
 }
 
-fn scratch(request: &BackupRequest) -> Result<tempfile::TempDir> {
-    match &request.scratch_dir {
-        Some(folder) => tempfile::Builder::new().prefix("dm-").tempdir_in(folder),
-        None => tempfile::Builder::new().prefix("dm-").tempdir(),
+/// A folder for temporary files that only this user may enter: definitions and rows pass through it.
+pub(crate) fn scratch(parent: Option<&Path>) -> Result<tempfile::TempDir> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix("dm-").permissions(std::fs::Permissions::from_mode(0o700));
+    match parent {
+        Some(folder) => builder.tempdir_in(folder),
+        None => builder.tempdir(),
     }
     .map_err(scratch_failed)
 }

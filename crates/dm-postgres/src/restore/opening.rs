@@ -11,7 +11,7 @@ use super::plan::{Kind, Plan, Source, table_members};
 use super::session::{Session, State};
 use super::{PostgresRestore, place};
 use crate::backup::toc;
-use crate::backup::{SCHEMA, scratch_failed};
+use crate::backup::{SCHEMA, scratch};
 use crate::catalog;
 use crate::session::{close, open_control};
 use crate::tools::ClientTools;
@@ -29,11 +29,7 @@ pub(super) async fn open(
     let plan = Plan::load(preview)?;
     let tables = table_members(manifest)?;
     let tools = ClientTools::at_least(ctx, &client, source.tool_major, "pg_restore").await?;
-    let scratch = match &request.scratch_dir {
-        Some(folder) => tempfile::Builder::new().prefix("dm-").tempdir_in(folder),
-        None => tempfile::Builder::new().prefix("dm-").tempdir(),
-    }
-    .map_err(scratch_failed)?;
+    let scratch = scratch(request.scratch_dir.as_deref())?;
     let mut remaining: BTreeMap<String, (usize, u64)> = BTreeMap::new();
     for (spec, size) in preview.members.iter().filter_map(|i| manifest.members.get(*i)) {
         if let Some(table) = &spec.table {
