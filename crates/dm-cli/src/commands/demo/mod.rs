@@ -32,7 +32,8 @@ pub(crate) async fn run(session: &mut Session, args: &DemoArgs) -> Result<Exit> 
     session.out.heading("A shop's database is built, backed up, broken and brought back.")?;
     session.out.say(format!("Everything happens in {}.", folder.root.display()))?;
     session.out.say("")?;
-    let report = Story { session, folder: &folder, began: Instant::now(), steps: Vec::new() }.tell().await?;
+    let story = Story { session, folder: &folder, began: Instant::now(), steps: Vec::new() };
+    let report = Box::pin(story.tell()).await?;
     if session.out.is_human() {
         report::end(&mut session.out, &report)?;
     } else {
