@@ -196,7 +196,7 @@ async fn postgres(
 async fn postgres_is_drilled() {
     let server = require!(Server::shared(15));
     let folder = tempfile::tempdir().unwrap();
-    let (dm, repository, db) = postgres(&server, folder.path()).await;
+    let (dm, repository, db) = postgres(server, folder.path()).await;
     drills(&dm, &repository).await;
     dm.close().await;
     drop(db);
@@ -206,7 +206,7 @@ async fn postgres_is_drilled() {
 async fn postgres_recovers_and_stays_sealed() {
     let server = require!(Server::shared(15));
     let folder = tempfile::tempdir().unwrap();
-    let (dm, _, db) = postgres(&server, folder.path()).await;
+    let (dm, _, db) = postgres(server, folder.path()).await;
     let name = format!("{}_copy", db.name());
     let look = async |name: &str| {
         let there = format!("SELECT count(*) FROM pg_database WHERE datname = '{name}'");
