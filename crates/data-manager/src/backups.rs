@@ -141,7 +141,7 @@ impl Backups<'_> {
         target: Option<&TargetName>,
         which: &str,
     ) -> Result<BackupDetails> {
-        let of = self.dm.target(target, None, None)?;
+        let of = self.dm.target(ctx, target, None, None).await?;
         let work = async { self.dm.backups(ctx).await?.show(ctx, &selector(&of, which, false, None)?).await };
         self.dm.operate(ctx, Operation::new(SHOW, of.as_str()), work).await
     }
@@ -163,7 +163,8 @@ impl Backups<'_> {
         let work = async {
             let scope = match which {
                 Some(which) => {
-                    VerifyScope::One(selector(&self.dm.target(target, None, None)?, which, false, None)?)
+                    let of = self.dm.target(ctx, target, None, None).await?;
+                    VerifyScope::One(selector(&of, which, false, None)?)
                 }
                 None => VerifyScope::All { target: target.cloned() },
             };
@@ -183,7 +184,7 @@ impl Backups<'_> {
         target: Option<&TargetName>,
         rules: Option<KeepRules>,
     ) -> Result<ExpirePlan> {
-        let of = self.dm.target(target, None, None)?;
+        let of = self.dm.target(ctx, target, None, None).await?;
         let rules = match rules {
             Some(rules) => rules,
             None => self.dm.keep_rules(),
@@ -217,7 +218,7 @@ impl Backups<'_> {
         which: &str,
         reason: &str,
     ) -> Result<DeletePlan> {
-        let of = self.dm.target(target, None, None)?;
+        let of = self.dm.target(ctx, target, None, None).await?;
         let work = async {
             let selectors = [selector(&of, which, false, None)?];
             self.dm.backups(ctx).await?.plan_delete(ctx, &selectors, reason).await
@@ -274,7 +275,7 @@ impl Backups<'_> {
         reason: &str,
         pinned: bool,
     ) -> Result<BackupHeader> {
-        let of = self.dm.target(target, None, None)?;
+        let of = self.dm.target(ctx, target, None, None).await?;
         let action = if pinned { PIN } else { UNPIN };
         let operation = Operation::new(action, of.as_str())
             .with_details(serde_json::json!({ "backup": which, "reason": reason }));
@@ -302,7 +303,7 @@ impl Backups<'_> {
         folder: &Path,
         format: ExportFormat,
     ) -> Result<ExportReport> {
-        let of = self.dm.target(target, None, None)?;
+        let of = self.dm.target(ctx, target, None, None).await?;
         let operation =
             Operation::new(EXPORT, of.as_str()).with_details(serde_json::json!({ "backup": which }));
         let work = async {

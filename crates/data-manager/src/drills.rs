@@ -61,8 +61,13 @@ impl Backups<'_> {
     /// # Cancellation
     /// Cancel through the context: the place is removed, and nothing is recorded.
     pub async fn drill(&self, ctx: &OpContext, options: &DrillOptions) -> Result<DrillReport> {
-        let (engine, target) =
-            self.dm.engine_and_target(options.engine.as_ref(), options.target.as_ref(), options.mode)?;
+        let (target, engine) = (options.target.as_ref(), options.engine.as_ref());
+        let of = if options.until != RecoveryPoint::Backup && options.tables.is_empty() {
+            self.dm.target_for_files(ctx, target, engine, options.mode).await?
+        } else {
+            self.dm.target(ctx, target, engine, options.mode).await?
+        };
+        let (engine, target) = self.dm.engine_and_target(options.engine.as_ref(), Some(&of), options.mode)?;
         let details = serde_json::json!({ "backup": options.which, "until": options.until });
         let operation = Operation::new(DRILL, target.as_str()).with_details(details);
         let drill = dm_backup::DrillOptions {

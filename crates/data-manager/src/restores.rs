@@ -247,24 +247,16 @@ impl DataManager {
 
     /// Whose backups are meant: of the target that was named, or of the engine in the mode that suits the request.
     async fn restore_target(&self, ctx: &OpContext, options: &RestoreOptions) -> Result<TargetName> {
-        if let Some(target) = &options.target {
-            return Ok(target.clone());
+        let (target, engine) = (options.target.as_ref(), options.engine.as_ref());
+        if !options.tables.is_empty() || options.tenant.is_some() {
+            return self.target(ctx, target, engine, Some(BackupMode::Logical)).await;
         }
-        let engine = self.engine(options.engine.as_ref())?;
-        let rows = !options.tables.is_empty() || options.tenant.is_some();
-        if options.mode.is_some() || rows || engine.log().is_none() {
-            return self.target_of(engine.as_ref(), options.mode);
-        }
-        // A point of the log, and a folder to restore into, are of the whole server's files, where there are backups of them.
+        // A point of the log, and a folder to restore into, are of the whole server.
         let to_folder = options.to.as_ref().is_some_and(|to| to.contains('/') && !to.contains("://"));
         if to_folder || options.until != RecoveryPoint::Backup {
-            let cluster = self.target_of(engine.as_ref(), Some(BackupMode::Physical))?;
-            let listing = self.backups(ctx).await?.list(ctx, Some(&cluster)).await?;
-            if listing.backups.iter().any(|b| !b.deleting) {
-                return Ok(cluster);
-            }
+            return self.target_for_files(ctx, target, engine, options.mode).await;
         }
-        self.target_of(engine.as_ref(), None)
+        self.target(ctx, target, engine, options.mode).await
     }
 
     fn destination(

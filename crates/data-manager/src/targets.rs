@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use dm_core::{BackupMode, Engine, EngineId, Result, TargetName};
+use dm_core::{BackupMode, Engine, EngineId, OpContext, Result, TargetName};
 
 use crate::DataManager;
 use crate::config::BackupConfig;
@@ -54,16 +54,60 @@ impl DataManager {
         Ok((engine, target))
     }
 
-    /// The target that a request means: the one named, or the engine's.
-    pub(crate) fn target(
+    /// The target whose backups a request means: the one named, or the engine's. Where there are none under that name, and
+    /// there are some of the engine's other mode, those are meant.
+    ///
+    /// A repository that cannot be read is no error here: the operation itself says so.
+    pub(crate) async fn target(
         &self,
+        ctx: &OpContext,
         target: Option<&TargetName>,
         engine: Option<&EngineId>,
         mode: Option<BackupMode>,
     ) -> Result<TargetName> {
-        match target {
-            Some(target) => Ok(target.clone()),
-            None => self.target_of(self.engine(engine)?.as_ref(), mode),
+        if let Some(target) = target {
+            return Ok(target.clone());
+        }
+        let engine = self.engine(engine)?;
+        let own = self.target_of(engine.as_ref(), mode)?;
+        if mode.is_some() || engine.log().is_none() {
+            return Ok(own);
+        }
+        let modes = [BackupMode::Logical, BackupMode::Physical];
+        for other in modes.map(|mode| self.target_of(engine.as_ref(), Some(mode))) {
+            let other = other?;
+            if other != own && !self.has_backups(ctx, &own).await && self.has_backups(ctx, &other).await {
+                return Ok(other);
+            }
+        }
+        Ok(own)
+    }
+
+    /// The same for a request that needs the server's log or files, where there are backups of those.
+    pub(crate) async fn target_for_files(
+        &self,
+        ctx: &OpContext,
+        target: Option<&TargetName>,
+        engine: Option<&EngineId>,
+        mode: Option<BackupMode>,
+    ) -> Result<TargetName> {
+        if target.is_none() && mode.is_none() {
+            let files = self.target_of(self.engine(engine)?.as_ref(), Some(BackupMode::Physical))?;
+            if self.has_backups(ctx, &files).await {
+                return Ok(files);
+            }
+        }
+        self.target(ctx, target, engine, mode).await
+    }
+
+    /// Whether there is a backup under a name, as far as can be seen.
+    pub(crate) async fn has_backups(&self, ctx: &OpContext, target: &TargetName) -> bool {
+        match self.backups(ctx).await {
+            Ok(service) => service
+                .list(ctx, Some(target))
+                .await
+                .is_ok_and(|list| list.backups.iter().any(|b| !b.deleting)),
+            Err(_) => false,
         }
     }
 

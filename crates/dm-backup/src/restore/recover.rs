@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use dm_core::{
-    CheckDepth, Effect, Error, ErrorKind, LogReader, OpContext, RestoreRequest, RestoreTarget, Restored,
-    Result,
+    BackupMode, CheckDepth, Effect, Error, ErrorKind, LogReader, OpContext, RestoreRequest, RestoreTarget,
+    Restored, Result,
 };
 use dm_repository::{BackupHeader, BackupReader};
 
@@ -234,7 +234,9 @@ impl Around<'_> {
         let Done { restored, released, proof, bytes, written_ms, had_facts } = done;
         let plan = self.plan;
         let mut warnings = reader.warnings().to_vec();
-        if !had_facts && plan.checks != CheckDepth::None {
+        // Files of a whole server have their proof in the server; rows without facts have none of their own.
+        let rows = plan.backup.mode == BackupMode::Logical;
+        if !had_facts && rows && plan.checks != CheckDepth::None {
             warnings.push(
                 "the backup recorded no facts of tables: only the engine's own checks were made".to_owned(),
             );

@@ -7,6 +7,7 @@ use clap::{Args, Subcommand, ValueHint};
 use data_manager::EngineId;
 use data_manager::config::parse_duration;
 
+use super::ApplyArgs;
 use super::backup::TargetArg;
 
 /// Ships a server's log, so that every instant between backups can be restored.
@@ -143,11 +144,8 @@ pub(crate) struct DropSlotArgs {
     #[arg(long, value_name = "NAME")]
     pub(crate) slot: Option<String>,
 
-    /// Does it without asking.
-    ///
-    /// Where there is no terminal to ask on and without this flag, the program exits 3 and has changed nothing.
-    #[arg(short, long)]
-    pub(crate) yes: bool,
+    #[command(flatten)]
+    pub(crate) apply: ApplyArgs,
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

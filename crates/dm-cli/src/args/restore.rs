@@ -326,3 +326,35 @@ pub(crate) enum UnprovenArg {
     /// Open it all the same.
     Release,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_check_has_a_name_a_statement_and_an_expectation() {
+        let read = |text: &str| check(text).map(|a| (a.name, a.sql, a.expect.to_string()));
+        let of =
+            |name: &str, sql: &str, expect: &str| Ok((name.to_owned(), sql.to_owned(), expect.to_owned()));
+        assert_eq!(
+            read("orders: SELECT count(*) FROM o [>= 10]"),
+            of("orders", "SELECT count(*) FROM o", ">= 10")
+        );
+        assert_eq!(read("SELECT true"), of("check", "SELECT true", "true"));
+        // Brackets and colons of the statement's own stay in it.
+        assert_eq!(read("SELECT a::int FROM t"), of("check", "SELECT a::int FROM t", "true"));
+        assert_eq!(read("first: SELECT (array[1,2])[1] [1]"), of("first", "SELECT (array[1,2])[1]", "= 1"));
+        assert_eq!(read("SELECT x[1]"), of("check", "SELECT x[1]", "true"));
+        assert!(read("name:").is_err() && read("").is_err() && read("x: SELECT 1 [>=]").is_err());
+    }
+
+    #[test]
+    fn positions_and_tablespaces_are_written_as_the_server_does() {
+        assert_eq!(lsn(" 0/50a0148 ").unwrap(), "0/50A0148");
+        for wrong in ["", "5", "0/", "/5", "0/x", "0/123456789"] {
+            assert!(lsn(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(tablespace("16400=/data").unwrap(), (16400, "/data".to_owned()));
+        assert!(tablespace("fast=/data").is_err() && tablespace("16400=data").is_err());
+    }
+}

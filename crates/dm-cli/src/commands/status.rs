@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use data_manager::backup::TargetLog;
 use data_manager::{DataManager, ProofKind, RecoveryProof, Result, StatusReport, TargetStatus, Verdict};
 
 use super::backup::short;
@@ -66,11 +67,23 @@ fn tell_target(session: &mut Session, report: &StatusReport, target: &TargetStat
         ("last verified", verified),
         ("restore proven", proven),
         ("last drill", drill),
+        ("log", target.log.as_ref().map_or_else(String::new, |log| shipped(report, log))),
     ])?;
     for reason in &target.reasons {
         session.out.say(format!("  - {}", text::printable(reason)))?;
     }
     Ok(())
+}
+
+/// Up to when every instant can be restored.
+fn shipped(report: &StatusReport, log: &TargetLog) -> String {
+    let newest = log.streams.iter().filter_map(|s| s.complete_until).max();
+    let gaps: usize = log.streams.iter().map(|s| s.gaps.len()).sum();
+    let missing = if gaps == 0 { String::new() } else { format!(", {}", text::count(gaps as u64, "gap")) };
+    match newest {
+        Some(at) => format!("complete until {} ({}){missing}", text::time(at), text::ago(report.at, at)),
+        None => format!("nothing shipped{missing}"),
+    }
 }
 
 fn drill(report: &StatusReport, proof: &RecoveryProof) -> String {

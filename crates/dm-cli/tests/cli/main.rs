@@ -11,6 +11,7 @@ mod errors;
 mod exits;
 mod harness;
 mod help;
+mod log;
 mod pages;
 mod questions;
 mod recovery;

@@ -67,7 +67,11 @@ async fn drop_slot(session: &mut Session, dm: &DataManager, args: DropSlotArgs) 
         "  - the server removes log that was not shipped".to_owned(),
         "  - shipping that begins again may begin with a gap, and then needs a new backup".to_owned(),
     ])?;
-    session.questions.confirm(&format!("Drop {slot}?"), args.yes)?;
+    if args.apply.dry_run {
+        session.out.document("log-drop-slot-plan", &[("engine", engine.id()), ("slot", &slot)])?;
+        return Ok(Exit::Done);
+    }
+    session.questions.confirm(&format!("Drop {slot}?"), args.apply.yes)?;
     let ctx = session.quiet_context(dm);
     let dropped = dm.logs().drop_holder(&ctx, Some(engine.id()), Some(&slot)).await?;
     if !dropped.existed {
