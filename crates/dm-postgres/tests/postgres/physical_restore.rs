@@ -9,7 +9,7 @@ use dm_core::{CheckDepth, Level};
 use dm_testkit::postgres::Server;
 use dm_testkit::require;
 
-use crate::physical_backup::{copied, physical};
+use crate::physical_backup_support::{copied, physical};
 use crate::physical_support::{
     Started, base_backup, engine, folder, hand_over, options, preview, sealed, to,
 };
