@@ -6,10 +6,11 @@ use std::path::Path;
 use std::sync::atomic::AtomicU64;
 
 use dm_core::{CheckDepth, Level};
+use dm_testkit::conformance::collect;
 use dm_testkit::postgres::Server;
 use dm_testkit::require;
 
-use crate::physical_backup_support::{copied, physical};
+use crate::physical_backup_support::physical;
 use crate::physical_support::{
     Started, base_backup, engine, folder, hand_over, options, preview, sealed, to,
 };
@@ -124,7 +125,7 @@ async fn own_round_trip(major: u32) {
     server.psql(CONTENT).await.expect("content");
     let sums = server.psql(SUMS).await.expect("sums");
     let engine = engine(&server);
-    let backup = copied(&engine, &physical()).await;
+    let backup = collect(&engine, &context(), &physical()).await.expect("a backup");
     server.psql("INSERT INTO large VALUES (-1, 'later', 0)").await.expect("a change");
     let home = folder();
     let data = home.path().join("restored");
