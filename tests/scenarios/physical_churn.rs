@@ -104,6 +104,7 @@ async fn under_churn(story: &mut Story, seed: u64) -> Vec<String> {
     {
         let mut churn = Churn::begin(&story.server, seed).await.unwrap();
         churn.run(10).await.unwrap();
+        churn.while_backing_up(true);
         for kind in
             [BackupKind::Full, BackupKind::Incremental, BackupKind::Differential, BackupKind::Incremental]
         {
