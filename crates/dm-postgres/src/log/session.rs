@@ -177,8 +177,9 @@ impl Follower {
     fn is_due(&mut self, end: u64) -> bool {
         let full = self.piece_end(self.position.offset, u64::MAX);
         let since = *self.waiting_since.get_or_insert_with(Instant::now);
-        // The next look comes a poll later, and the piece is durable another one later.
-        end >= full || since.elapsed() + self.request.poll * 2 >= self.request.seal
+        // What is new may have been there for a poll before it was seen, the next look comes a poll later, and the piece
+        // is durable yet another one later.
+        end >= full || since.elapsed() + self.request.poll * 3 >= self.request.seal
     }
 
     /// Where a piece that begins here ends at the latest.
