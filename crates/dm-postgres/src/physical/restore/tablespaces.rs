@@ -153,9 +153,9 @@ mod tests {
     #[test]
     fn records_of_creation_are_found() {
         let output = "rmgr: Tablespace  len (rec/tot):     41/    41, tx:        739, lsn: 0/03017A38, prev 0/030179F8, \
-                      desc: CREATE 16396 \"/tmp/a b\"\nrmgr: Tablespace len: 1, lsn: 0/1, desc: DROP 16396\n";
+                      desc: CREATE 16396 \"/srv/a b\"\nrmgr: Tablespace len: 1, lsn: 0/1, desc: DROP 16396\n";
         let expected =
-            Created { oid: "16396".to_owned(), path: PathBuf::from("/tmp/a b"), position: 0x0301_7A38 };
+            Created { oid: "16396".to_owned(), path: PathBuf::from("/srv/a b"), position: 0x0301_7A38 };
         assert_eq!(created(output), [expected]);
     }
 
