@@ -1,19 +1,18 @@
 //! Connections that read files: so many at once, all to the same running server.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use dm_core::{Error, OpContext, Result};
+use dm_core::{OpContext, Result};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use sqlx::postgres::{PgConnection, PgRow, PgValue};
 use sqlx::{Row, Value, ValueRef};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::server::{Server, open_same};
 use crate::client::Client;
 use crate::error::reading;
-use crate::session::close;
+use crate::lending::{Lending, Loan};
 
 /// Bytes of one row. 128 to 512 KiB are fastest; of 4 MiB rows a server gives half as many bytes in the same time.
 pub(super) const CHUNK_BYTES: u64 = 256 << 10;
@@ -35,42 +34,23 @@ pub(super) struct Piece {
 pub(super) struct Connections {
     client: Client,
     server: Server,
-    idle: Mutex<Vec<PgConnection>>,
-    permits: Arc<Semaphore>,
-}
-
-/// A connection on loan. It goes back only when its work ended well: after an error its state is not trusted.
-pub(super) struct Loan {
-    pub(super) connection: PgConnection,
-    permit: OwnedSemaphorePermit,
+    lending: Lending,
 }
 
 impl Connections {
     /// A pool with one connection that is open already.
     pub(super) fn new(client: Client, server: Server, first: PgConnection, jobs: usize) -> Self {
-        Self { client, server, idle: Mutex::new(vec![first]), permits: Arc::new(Semaphore::new(jobs.max(1))) }
+        Self { client, server, lending: Lending::new(vec![first], jobs) }
     }
 
     /// Waits for a place and gives a connection.
     pub(super) async fn borrow(&self, ctx: &OpContext) -> Result<Loan> {
-        let permits = Arc::clone(&self.permits);
-        let permit = ctx
-            .run(async {
-                permits.acquire_owned().await.map_err(|_| Error::internal("the backup was closed"))
-            })
-            .await?;
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let connection = match idle {
-            Some(connection) => connection,
-            None => self.open(ctx).await?,
-        };
-        Ok(Loan { connection, permit })
+        self.lending.borrow(ctx, Box::pin(self.open(ctx))).await
     }
 
     /// Takes a connection back.
     pub(super) fn give_back(&self, loan: Loan) {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(loan.connection);
-        drop(loan.permit);
+        self.lending.give_back(loan);
     }
 
     /// One more connection, beside those on loan.
@@ -80,10 +60,7 @@ impl Connections {
 
     /// Closes what is idle.
     pub(super) async fn close(&self) {
-        let idle = std::mem::take(&mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner));
-        for connection in idle {
-            close(connection).await;
-        }
+        self.lending.close().await;
     }
 }
 

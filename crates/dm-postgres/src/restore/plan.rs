@@ -6,6 +6,7 @@ use dm_core::{BackupMode, EngineKind, Error, RestoreManifest, RestorePreview, Re
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::{DatabaseProperties, ObjectCounts};
+use crate::notes;
 use crate::selection::{Pattern, nothing_matches};
 use crate::tenant::ForeignKey;
 
@@ -47,17 +48,12 @@ const ATTRIBUTE: &str = "plan";
 impl Plan {
     /// Writes it into a preview.
     pub(super) fn store(&self, attributes: &mut BTreeMap<String, serde_json::Value>) -> Result<()> {
-        let value = serde_json::to_value(self)
-            .map_err(|e| Error::internal("the plan of a restore cannot be written").with_source(e))?;
-        attributes.insert(ATTRIBUTE.to_owned(), value);
-        Ok(())
+        notes::store(attributes, ATTRIBUTE, self)
     }
 
     /// Reads it back.
     pub(super) fn load(preview: &RestorePreview) -> Result<Self> {
-        preview.attributes.get(ATTRIBUTE).and_then(|v| Self::deserialize(v).ok()).ok_or_else(|| {
-            Error::invalid("the preview was not made by this engine").with_hint("make the plan again")
-        })
+        notes::load(preview, ATTRIBUTE)
     }
 
     /// Whether a table's definition and rows are restored.

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use dm_core::{Error, RecoveryPoint, RestorePreview, Result};
+use dm_core::{RecoveryPoint, RestorePreview, Result};
 use serde::{Deserialize, Serialize};
 
 use super::points::LogPlan;
 use super::programs::{Programs, RunAs};
+use crate::notes;
 
 /// How the files come to their place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,17 +56,12 @@ const ATTRIBUTE: &str = "physical_plan";
 impl Plan {
     /// Writes it into a preview.
     pub(super) fn store(&self, attributes: &mut BTreeMap<String, serde_json::Value>) -> Result<()> {
-        let value = serde_json::to_value(self)
-            .map_err(|e| Error::internal("the plan of a restore cannot be written").with_source(e))?;
-        attributes.insert(ATTRIBUTE.to_owned(), value);
-        Ok(())
+        notes::store(attributes, ATTRIBUTE, self)
     }
 
     /// Reads it back.
     pub(super) fn load(preview: &RestorePreview) -> Result<Self> {
-        preview.attributes.get(ATTRIBUTE).and_then(|v| Self::deserialize(v).ok()).ok_or_else(|| {
-            Error::invalid("the preview was not made by this engine").with_hint("make the plan again")
-        })
+        notes::load(preview, ATTRIBUTE)
     }
 }
 
