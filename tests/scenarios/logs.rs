@@ -1,11 +1,12 @@
 //! The log of real servers through the facade: shipped while they work, fetched file by file, the same bytes.
 
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use data_manager::{
-    Actor, DataManager, ErrorKind, FetchLogOptions, Fetched, OpContext, PushLogOptions, ShipEnd,
-    ShipLogOptions,
+    Actor, DataManager, ErrorKind, FetchLogOptions, Fetched, LogPosition, OpContext, Progress, ProgressSink,
+    PushLogOptions, ShipEnd, ShipLogOptions,
 };
 use dm_testkit::postgres::{Options, Server};
 use dm_testkit::require;
@@ -19,6 +20,22 @@ fn server_options(major: u32) -> Options {
     let mut options = Options::physical(major);
     options.initdb_args.push("--wal-segsize=1".to_owned());
     options
+}
+
+/// Tells the shipper to stop once it came further than it was when it began.
+struct UntilShipped {
+    began: OnceLock<LogPosition>,
+    cancel: CancellationToken,
+}
+
+impl ProgressSink for UntilShipped {
+    fn report(&self, progress: Progress) {
+        if let Progress::Log { position, .. } = progress
+            && position > *self.began.get_or_init(|| position)
+        {
+            self.cancel.cancel();
+        }
+    }
 }
 
 fn quickly() -> ShipLogOptions {
@@ -62,13 +79,8 @@ async fn the_log_of_a_working_server_is_fetched_as_it_was_written() {
         let dm = place.manager(&url, folder.path());
         let cancel = CancellationToken::new();
         let ctx = dm.context().with_cancellation(cancel.clone());
-        let told = async {
-            tokio::time::sleep(Duration::from_secs(2)).await;
-            cancel.cancel();
-        };
-        let (endless, logs) = (quickly(), dm.logs());
-        let (report, ()) = tokio::join!(logs.ship(&ctx, &endless), told);
-        let report = report.expect("it was told to stop");
+        let ctx = ctx.with_progress(Arc::new(UntilShipped { began: OnceLock::new(), cancel }));
+        let report = dm.logs().ship(&ctx, &quickly()).await.expect("it was told to stop");
         assert_eq!(report.end, ShipEnd::Cancelled);
         assert!(report.pieces > 0 && report.gaps.is_empty() && report.alarms.is_empty(), "{report:?}");
         load.finish().await.expect("a load");

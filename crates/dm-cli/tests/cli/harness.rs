@@ -197,7 +197,7 @@ macro_rules! golden {
         settings.add_filter(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}", "[id]");
         settings.add_filter(r"\b[0-9a-f]{8}-[0-9a-f]{4}\b", "[id]");
         settings.add_filter(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d+)?Z", "[time]");
-        settings.add_filter(r"\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2} UTC", "[time]");
+        settings.add_filter(r"\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2}(\.\d+)? UTC", "[time]");
         settings.add_filter(r"\b\d{8}T\d{6}Z\b", "[stamp]");
         settings.add_filter(r"\.restore-[0-9a-f]{8}\b", ".restore-[n]");
         settings.add_filter(r"/\S*/dm-drill-[0-9a-f]{12}\b", "[scratch]/dm-drill-[n]");

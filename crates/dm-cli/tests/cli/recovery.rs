@@ -4,17 +4,16 @@ use dm_cli::Exit;
 
 use crate::harness::{Place, golden, regex_escape};
 
-/// A second, so that two backups lie at instants that a person can tell apart.
-fn later() -> String {
-    std::thread::sleep(std::time::Duration::from_millis(1100));
-    chrono::Utc::now().format("%Y-%m-%d %H:%M:%S UTC").to_string()
+/// This instant, so finely that it lies between two backups one right after the other.
+fn now() -> String {
+    chrono::Utc::now().format("%Y-%m-%d %H:%M:%S%.6fZ").to_string()
 }
 
 #[test]
 fn an_instant_means_the_newest_backup_at_or_before_it() {
     let place = Place::with_shop();
     let first = place.backup("full");
-    let between = later();
+    let between = now();
     place.statement("DELETE FROM orders");
     place.backup("full");
     let to = place.path("before.db");
