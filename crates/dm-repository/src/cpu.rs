@@ -22,12 +22,20 @@ impl Cpu {
         Self { permits: Arc::new(Semaphore::new(threads)), threads, level }
     }
 
-    /// Starts work as soon as a thread is free. The wait happens in a task of its own: a permit must never lie in a
-    /// future that nobody polls while somebody else waits for one.
+    /// Starts work as soon as a thread is free. Where it has to wait, that happens in a task of its own: a permit must never
+    /// lie in a future that nobody polls while somebody else waits for one.
     pub(crate) fn start<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> JoinHandle<Result<T>> {
+        // The common case needs no task.
+        if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
+            return tokio::task::spawn_blocking(move || {
+                let result = work();
+                drop(permit);
+                Ok(result)
+            });
+        }
         let permits = Arc::clone(&self.permits);
         tokio::spawn(async move {
             let permit = permits
@@ -59,24 +67,56 @@ thread_local! {
     // Contexts cost more than a small frame; the blocking threads live long.
     static COMPRESSOR: std::cell::RefCell<Option<(i32, zstd::bulk::Compressor<'static>)>> =
         const { std::cell::RefCell::new(None) };
+    // Content that is put together, and a frame before it is copied to where it fits.
+    static SCRATCH: std::cell::RefCell<(Vec<u8>, Vec<u8>)> = const { std::cell::RefCell::new((Vec::new(), Vec::new())) };
     static DECOMPRESSOR: std::cell::RefCell<Option<zstd::bulk::Decompressor<'static>>> =
         const { std::cell::RefCell::new(None) };
 }
 
-/// One zstd frame with content size and checksum.
-pub(crate) fn compress(content: &[u8], level: i32) -> Result<Vec<u8>> {
-    let failed = |e: std::io::Error| Error::internal("compression failed").with_source(e);
+fn compression_failed(error: std::io::Error) -> Error {
+    Error::internal("compression failed").with_source(error)
+}
+
+/// Lends this thread's compressor.
+fn with_compressor<T>(
+    level: i32,
+    work: impl FnOnce(&mut zstd::bulk::Compressor<'static>) -> std::io::Result<T>,
+) -> Result<T> {
     COMPRESSOR.with_borrow_mut(|slot| {
         if !matches!(slot, Some((l, _)) if *l == level) {
-            let mut made = zstd::bulk::Compressor::new(level).map_err(failed)?;
-            made.include_contentsize(true).map_err(failed)?;
-            made.include_checksum(true).map_err(failed)?;
+            let mut made = zstd::bulk::Compressor::new(level).map_err(compression_failed)?;
+            made.include_contentsize(true).map_err(compression_failed)?;
+            made.include_checksum(true).map_err(compression_failed)?;
             *slot = Some((level, made));
         }
         match slot {
-            Some((_, compressor)) => compressor.compress(content).map_err(failed),
+            Some((_, compressor)) => work(compressor).map_err(compression_failed),
             None => Err(Error::internal("no compressor")),
         }
+    })
+}
+
+/// One zstd frame with content size and checksum.
+pub(crate) fn compress(content: &[u8], level: i32) -> Result<Vec<u8>> {
+    with_compressor(level, |compressor| compressor.compress(content))
+}
+
+/// Appends one such frame of several parts of content. What lies in one part is not copied.
+pub(crate) fn compress_onto(parts: &[&[u8]], level: i32, stored: &mut Vec<u8>) -> Result<()> {
+    SCRATCH.with_borrow_mut(|(gathered, frame)| {
+        let content = match parts {
+            [content] => content,
+            parts => {
+                gathered.clear();
+                parts.iter().for_each(|part| gathered.extend_from_slice(part));
+                gathered.as_slice()
+            }
+        };
+        frame.clear();
+        frame.reserve(zstd::zstd_safe::compress_bound(content.len()));
+        with_compressor(level, |compressor| compressor.compress_to_buffer(content, frame))?;
+        stored.extend_from_slice(frame);
+        Ok(())
     })
 }
 

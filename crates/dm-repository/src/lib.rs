@@ -40,6 +40,7 @@ mod storage_class;
 mod sweep;
 mod tombstone;
 mod verify;
+mod write_fresh;
 mod write_pages;
 mod write_stream;
 mod writer;

@@ -19,6 +19,29 @@ use crate::page::{PackId, Stored};
 use crate::storage::Storage;
 use crate::{Recipient, keys, paths};
 
+/// Buffers of packs that are durable: memory that was never used costs time to get.
+type Spare = Arc<Mutex<Vec<Vec<u8>>>>;
+
+/// A pack on its way. Its buffer is used again when nobody needs it any more.
+struct Sent {
+    bytes: Vec<u8>,
+    spare: Spare,
+}
+
+impl AsRef<[u8]> for Sent {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Sent {
+    fn drop(&mut self) {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        bytes.clear();
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
+    }
+}
+
 /// Gathers bytes and their digest.
 struct HashedBuffer {
     bytes: Vec<u8>,
@@ -69,6 +92,7 @@ pub(crate) struct Packs {
     next: AtomicU32,
     stored: AtomicU64,
     given_up: CancellationToken,
+    spare: Spare,
     state: Mutex<State>,
 }
 
@@ -100,6 +124,7 @@ impl Packs {
             next: AtomicU32::new(0),
             stored: AtomicU64::new(0),
             given_up: CancellationToken::new(),
+            spare: Spare::default(),
             state: Mutex::new(State::default()),
         }
     }
@@ -115,7 +140,9 @@ impl Packs {
 
     fn open_pack(&self) -> Result<OpenPack> {
         let room = usize::try_from(self.pack_bytes).unwrap_or(0).saturating_add(MAX_FRAME_CONTENT / 4);
-        let buffer = HashedBuffer { bytes: Vec::with_capacity(room), hasher: blake3::Hasher::new() };
+        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let bytes = spare.unwrap_or_else(|| Vec::with_capacity(room));
+        let buffer = HashedBuffer { bytes, hasher: blake3::Hasher::new() };
         let sink = match &self.recipient {
             None => Sink::Plain(Box::new(buffer)),
             Some(recipient) => {
@@ -136,6 +163,7 @@ impl Packs {
         let storage = self.storage.clone();
         let key = paths::pack(&self.target, self.backup, n);
         let given_up = self.given_up.clone();
+        let bytes = Bytes::from_owner(Sent { bytes: buffer.bytes, spare: Arc::clone(&self.spare) });
         let mut state = self.lock();
         state.uploads.spawn(async move {
             // What still waits for its turn is not worth waiting for when the backup is given up.
@@ -143,7 +171,7 @@ impl Packs {
                 () = given_up.cancelled() => return Err(Error::interrupted()),
                 () = storage.admit(size) => {}
             }
-            storage.create_own_admitted(&key, Bytes::from(buffer.bytes)).await?;
+            storage.create_own_admitted(&key, bytes).await?;
             drop(permit);
             Ok(stored)
         });

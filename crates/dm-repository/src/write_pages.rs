@@ -14,6 +14,7 @@ use crate::ground::Ground;
 use crate::map::{DoneMember, MapBuilder, MemberDigest, span_of};
 use crate::page::{Extent, PackId, SHORT_DIGEST, SPAN_BYTES, push_joined};
 use crate::parent::ParentMember;
+use crate::write_fresh::is_zeros;
 use crate::write_stream::length;
 use crate::writer::{MemberSummary, Shared};
 
@@ -320,13 +321,10 @@ impl<'a> Cutter<'a> {
 }
 
 fn hash(offset: u64, bytes: Bytes, key: &[u8; 32], page_bytes: usize) -> Result<Hashed> {
-    static ZEROS: [u8; 65536] = [0; 65536];
     if bytes.len() > MAX_FRAME_CONTENT {
         return Err(Error::internal(format!("a block of {} bytes is too large", bytes.len())));
     }
-    let digests = bytes
-        .chunks(page_bytes)
-        .map(|page| (page != &ZEROS[..page.len()]).then(|| short_digest(key, page)))
-        .collect();
+    let digests =
+        bytes.chunks(page_bytes).map(|page| (!is_zeros(page)).then(|| short_digest(key, page))).collect();
     Ok(Hashed::Data { offset, bytes, digests })
 }

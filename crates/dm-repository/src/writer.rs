@@ -21,7 +21,7 @@ use crate::packs::Packs;
 use crate::page::{PackId, Root, Stored};
 use crate::parent::Parent;
 use crate::repository::{Inner, Repository};
-use crate::{BackupHeader, Identity, paths, write_pages, write_stream};
+use crate::{BackupHeader, Identity, paths, write_fresh, write_pages, write_stream};
 
 /// What a backup begins with.
 #[derive(Clone, Debug)]
@@ -340,7 +340,13 @@ impl BackupWriter {
                         "pages of {page_bytes} bytes: use a power of two, 512 to 65536"
                     )));
                 }
-                write_pages::write(ctx, shared, spec, page_bytes as usize, parent, blocks).await?
+                match parent {
+                    // Nothing is there to compare with.
+                    None => write_fresh::write(ctx, shared, spec, page_bytes as usize, blocks).await?,
+                    parent => {
+                        write_pages::write(ctx, shared, spec, page_bytes as usize, parent, blocks).await?
+                    }
+                }
             }
         };
         let mut members = shared.lock();
