@@ -45,6 +45,11 @@ impl Place {
         self.folder.path().join(name)
     }
 
+    /// Lets a program be run by the user that servers run as, as a server's own commands are.
+    pub fn as_server(&self, command: &mut std::process::Command) {
+        Servant::apply(self.servant, command);
+    }
+
     /// Makes an empty folder in it that belongs to the servers' user, for a tablespace for example.
     ///
     /// # Errors

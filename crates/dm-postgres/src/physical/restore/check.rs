@@ -1,9 +1,13 @@
 //! What the restored server says of itself.
 
+use std::path::Path;
+
 use dm_core::{Finding, Level, OpContext, Progress, Result};
 use sqlx::postgres::PgConnection;
 use sqlx::{Executor, Row as _};
 
+use super::plan::Plan;
+use super::programs::Programs;
 use crate::client::Client;
 use crate::error::reading;
 use crate::selection::listed;
@@ -268,4 +272,43 @@ async fn read_rows(
         }
     }
     Ok(tables.len())
+}
+
+/// Every page against its checksum. The server must be down.
+pub(super) async fn checksums(
+    ctx: &OpContext,
+    programs: &Programs,
+    plan: &Plan,
+    data: &Path,
+) -> Result<Finding> {
+    if !programs.has("pg_checksums") {
+        return Ok(Finding::new(
+            Level::Warning,
+            "checksums",
+            "there is no pg_checksums to verify the pages with",
+        )
+        .with_mend("install all of the server's programs"));
+    }
+    let arguments = ["--check".as_ref(), "-D".as_ref(), data.as_os_str()];
+    let finished = programs.run(ctx, "pg_checksums", plan.user.as_ref(), arguments).await?;
+    let said = String::from_utf8_lossy(&finished.stdout).into_owned();
+    let number = |name: &str| {
+        said.lines().find_map(|l| Some(l.strip_prefix(name)?.trim().to_owned())).unwrap_or_default()
+    };
+    Ok(match finished.success {
+        true => Finding::new(
+            Level::Ok,
+            "checksums",
+            format!("{} blocks have their checksum", number("Blocks scanned:")),
+        ),
+        false => {
+            let first = finished.stderr.lines().next().unwrap_or_default().to_owned();
+            Finding::new(
+                Level::Error,
+                "checksums",
+                format!("{} blocks do not have their checksum: {first}", number("Bad checksums:")),
+            )
+            .with_mend("restore another backup")
+        }
+    })
 }

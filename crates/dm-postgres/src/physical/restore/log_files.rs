@@ -8,9 +8,10 @@ use dm_core::{Error, LogReader, OpContext, Progress, Result};
 use futures::{StreamExt as _, TryStreamExt as _};
 
 use super::place::{failed, give, write_file};
-use super::points::{Leg, LogPlan};
+use super::points::LogPlan;
 use super::programs::RunAs;
 use super::source::Source;
+use super::timelines::Leg;
 use super::wal::{history_name, segment_name};
 
 /// One file.

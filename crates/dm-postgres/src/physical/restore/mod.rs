@@ -5,7 +5,9 @@
 //! back. A point that the log does not cover is refused beforehand: PostgreSQL would take the hole for the end of the log.
 
 mod check;
+mod coverage;
 mod files;
+mod leftover;
 mod log_files;
 mod marker;
 mod opening;
@@ -20,6 +22,7 @@ mod session;
 mod source;
 mod tablespaces;
 mod tail;
+mod timelines;
 mod wal;
 
 use dm_core::{

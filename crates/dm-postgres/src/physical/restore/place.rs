@@ -204,14 +204,32 @@ pub(super) fn remove_empty(path: &Path) -> Result<()> {
 
 /// Removes all that is in a folder.
 pub(super) fn empty_folder(path: &Path) -> Result<()> {
+    empty_folder_but(path, "")
+}
+
+/// Removes all that is in a folder but what has this name.
+pub(super) fn empty_folder_but(path: &Path, kept: &str) -> Result<()> {
     for entry in fs::read_dir(path).map_err(|e| failed(path, "look into", e))? {
         let entry = entry.map_err(|e| failed(path, "look into", e))?;
+        if entry.file_name() == kept {
+            continue;
+        }
         match entry.file_type().map_err(|e| failed(&entry.path(), "look at", e))?.is_dir() {
             true => remove_tree(&entry.path())?,
             false => remove_file(&entry.path())?,
         }
     }
     Ok(())
+}
+
+/// Whether nothing is in a folder but what has this name.
+pub(super) fn has_only(path: &Path, name: &str) -> Result<bool> {
+    for entry in fs::read_dir(path).map_err(|e| failed(path, "look into", e))? {
+        if entry.map_err(|e| failed(path, "look into", e))?.file_name() != name {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Gives a folder its name. Nothing but an empty folder may stand there.

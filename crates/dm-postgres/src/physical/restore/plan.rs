@@ -30,6 +30,9 @@ pub(super) struct Plan {
     pub(super) destination: PathBuf,
     /// Where what stands there now is kept.
     pub(super) kept_as: Option<PathBuf>,
+    /// What killed restores left, which is removed first.
+    #[serde(default)]
+    pub(super) leftovers: Vec<PathBuf>,
     /// The place of each tablespace.
     pub(super) tablespaces: BTreeMap<u32, PathBuf>,
     /// Who owns the files; ourselves when `None`.

@@ -9,6 +9,7 @@ use dm_core::{
     RestoreRequest, Result,
 };
 
+use super::leftover::Leftover;
 use super::place::{self, Standing};
 use super::plan::{Plan, Way, beside};
 use super::points::{self, Question};
@@ -49,7 +50,16 @@ pub(super) async fn preview(
     })?;
     let mut way = Way::Beside;
     let mut kept_as = None;
+    let mut leftovers = Vec::new();
     if parent.is_dir() {
+        leftovers = Leftover::beside(&destination)?;
+        for leftover in &leftovers {
+            findings.push(leftover.finding());
+            if !leftover.whole {
+                consequences.push(format!("{} is removed first", leftover.path.display()));
+            }
+        }
+        leftovers.retain(|leftover| !leftover.whole);
         let standing = place::standing(&destination)?;
         way = way_of(&destination, &standing, request, &source, in_place, &mut findings);
         if in_place && !request.delta && standing.is_occupied() {
@@ -103,7 +113,9 @@ pub(super) async fn preview(
     }
 
     let programs = programs(ctx, options, request, source.major, &mut findings).await?;
-    let tablespaces = tablespaces(request, &source, &destination, way, &mut findings, &mut consequences)?;
+    let free: Vec<&Path> = leftovers.iter().flat_map(|l| &l.tablespaces).map(PathBuf::as_path).collect();
+    let tablespaces =
+        tablespaces(request, &source, &destination, way, &free, &mut findings, &mut consequences)?;
 
     let backup_end = source.log_end(manifest);
     let question = Question {
@@ -128,7 +140,8 @@ pub(super) async fn preview(
     };
     let bytes = files + fetched;
     if parent.is_dir() && way != Way::Delta {
-        findings.push(place::room(parent, bytes)?);
+        let freed: u64 = leftovers.iter().map(Leftover::bytes).sum();
+        findings.push(place::room(parent, bytes.saturating_sub(freed))?);
     }
     outside(&source, &mut findings);
 
@@ -136,6 +149,7 @@ pub(super) async fn preview(
         way,
         destination: destination.clone(),
         kept_as,
+        leftovers: leftovers.into_iter().map(|l| l.path).collect(),
         tablespaces,
         user,
         programs,
@@ -333,12 +347,13 @@ fn finding_of(check: &str, error: &Error) -> Finding {
 }
 
 /// A place for each tablespace: as asked, where a delta has it already, or in a folder beside the data directory. Never
-/// where the source has it.
+/// where the source has it. Those that are `free` will be empty by then.
 fn tablespaces(
     request: &RestoreRequest,
     source: &Source,
     destination: &Path,
     way: Way,
+    free: &[&Path],
     findings: &mut Vec<Finding>,
     consequences: &mut Vec<String>,
 ) -> Result<BTreeMap<u32, PathBuf>> {
@@ -367,7 +382,7 @@ fn tablespaces(
             wrong(format!("tablespace {oid} would go to {shown}, where the source has it"));
         } else if path.starts_with(destination) {
             wrong(format!("tablespace {oid} would lie inside of the data directory, at {shown}"));
-        } else if !kept && place::standing(&path)?.is_occupied() {
+        } else if !kept && !free.contains(&path.as_path()) && place::standing(&path)?.is_occupied() {
             wrong(format!("tablespace {oid} would go to {shown}, which is not empty"));
         } else if places.values().any(|other| *other == path) {
             wrong(format!("two tablespaces would go to {shown}"));

@@ -1,36 +1,36 @@
 //! A restore under way.
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+mod begin;
+mod complete;
+mod replay;
+mod running;
+
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use chrono::DateTime;
 use dm_core::{
-    BlockStream, CheckDepth, Comparison, ConsistencyPoint, Effect, Error, ErrorKind, Finding, Level,
-    LogReader, MemberSpec, OpContext, Progress, QueryPort, RecoveryPoint, RestoreContent, RestoreManifest,
-    RestorePreview, RestoreRequest, RestoreSession, Restored, Result, TableFacts,
+    BlockStream, CheckDepth, Comparison, ConsistencyPoint, Effect, Error, Finding, Level, LogReader,
+    MemberSpec, OpContext, QueryPort, RestoreContent, RestoreManifest, RestoreSession, Restored, Result,
+    TableFacts,
 };
 use sqlx::postgres::PgPool;
 use tokio_util::sync::CancellationToken;
 
+pub(super) use self::begin::open_place;
 use super::files::{Files, tablespace_map};
-use super::marker::{self, Marker, Stage};
-use super::place::{self, Durability, Standing};
-use super::plan::{Plan, Way, beside};
-use super::points::LogPlan;
+use super::leftover::{self, Hold};
+use super::marker::{Marker, Stage};
+use super::place::Durability;
+use super::plan::{Plan, Way};
 use super::programs::Programs;
-use super::recovery::{self, Control};
+use super::recovery::Control;
 use super::server::Sealed;
 use super::source::{Part, Source};
-use super::wal::lsn;
-use super::{check, log_files, opening, tablespaces, tail};
+use super::{check, opening};
 use crate::PostgresOptions;
-use crate::client::Client;
 use crate::engine::pool;
-use crate::error::reading;
 use crate::query::PostgresQuery;
-use crate::session::{close, open};
 
 const CONTROL: &str = "data/global/pg_control";
 const TABLESPACE_MAP: &str = "data/tablespace_map";
@@ -54,6 +54,7 @@ pub(super) struct Session {
     durability: Durability,
     server: tokio::sync::Mutex<Option<Sealed>>,
     state: Mutex<State>,
+    _hold: Hold,
 }
 
 #[derive(Debug, Default)]
@@ -64,92 +65,6 @@ struct State {
     reached: Option<ConsistencyPoint>,
     notes: Vec<String>,
     pools: Vec<PgPool>,
-}
-
-/// Makes the place.
-pub(super) async fn open_place(
-    ctx: &OpContext,
-    client: &Client,
-    request: &RestoreRequest,
-    manifest: &RestoreManifest,
-    preview: &RestorePreview,
-) -> Result<Session> {
-    let source = Source::read(manifest)?;
-    let plan = Plan::load(preview)?;
-    if let Some(finding) = preview.findings.iter().find(|f| f.level == Level::Error) {
-        let error = Error::invalid(finding.message.clone()).about(preview.location.clone());
-        return Err(match &finding.mend {
-            Some(mend) => error.with_hint(mend.clone()),
-            None => error,
-        });
-    }
-    // The preview may be old.
-    let standing = place::standing(&plan.destination)?;
-    if let Standing::Cluster { running: Some(pid), .. } = &standing {
-        return Err(Error::new(ErrorKind::Busy, format!("a server runs there (process {pid})"))
-            .about(preview.location.clone())
-            .with_hint("stop it first"));
-    }
-    let expected = match plan.way {
-        Way::Beside => !standing.is_occupied() || plan.kept_as.is_some(),
-        Way::Within => standing == Standing::Empty,
-        Way::Delta => {
-            matches!(&standing, Standing::Cluster { system_identifier: Some(id), .. } if *id == source.system_identifier)
-        }
-    };
-    if !expected {
-        return Err(Error::new(
-            ErrorKind::AlreadyExists,
-            "the destination has changed since the plan was made",
-        )
-        .about(preview.location.clone())
-        .with_hint("make the plan again"));
-    }
-    let data = match plan.way {
-        Way::Beside => beside(&plan.destination, &format!(".dm-restore-{}", short_id(ctx))),
-        Way::Within | Way::Delta => plan.destination.clone(),
-    };
-    let user = plan.user.as_ref();
-    place::make_folder(&data, user, plan.way != Way::Beside)?;
-    place::make_folder(&data.join(marker::FOLDER), user, true)?;
-    Marker::new(plan.clone(), source.system_identifier.clone(), source.segment_bytes).write(&data)?;
-    if plan.way == Way::Delta {
-        // Without it no server takes the directory for a cluster; it comes back last.
-        place::remove_file(&data.join("global/pg_control"))?;
-        place::sync_parent(&data.join("global/pg_control"))?;
-    }
-    for folder in plan.tablespaces.values() {
-        place::make_folders(folder, user)?;
-        place::make_folder(folder, user, true)?;
-    }
-    let durability = Durability::of(
-        std::iter::once(data.as_path()).chain(plan.tablespaces.values().map(PathBuf::as_path)),
-    )?;
-    let sizes: HashMap<String, u64> =
-        manifest.members.iter().map(|(s, size)| (s.name.clone(), *size)).collect();
-    let files = Files::new(data.clone(), plan.tablespaces.clone(), plan.user.clone(), sizes);
-    Ok(Session {
-        options: client.options.clone(),
-        database: client.database.clone(),
-        roles: vec!["postgres".to_owned(), client.user().to_owned()],
-        stages: stages(manifest),
-        source,
-        log: request.log.clone(),
-        checks: request.checks,
-        jobs: request.jobs.max(1),
-        data,
-        files,
-        durability,
-        server: tokio::sync::Mutex::new(None),
-        state: Mutex::default(),
-        plan,
-    })
-}
-
-/// The run's id, short. Its end: the beginning of a UUIDv7 is the time.
-fn short_id(ctx: &OpContext) -> String {
-    let id = ctx.run_id().as_uuid().simple().to_string();
-    id.get(id.len() - 8..).unwrap_or(&id).to_owned()
 }
 
 /// Folders first, the control file last: before it there is no cluster. Larger files begin earlier.
@@ -185,285 +100,6 @@ impl Session {
         self.plan.programs.as_ref().filter(|_| self.checks != CheckDepth::None)
     }
 
-    /// What stands in the directory besides the members.
-    async fn complete(&self, ctx: &OpContext) -> Result<()> {
-        if self.plan.way == Way::Delta {
-            self.files.prune(ctx)?;
-        }
-        let standby = self.data.join("standby.signal");
-        if standby.exists() {
-            self.note("the backup was made on a standby; the restored cluster is none");
-        }
-        place::remove_file(&standby)?;
-        self.files.put("recovery.signal", b"")?;
-        for file in &self.source.outside {
-            match &file.member {
-                Some(member) => self.note(format!(
-                    "the source keeps {} at {}; the copy is {}",
-                    file.name,
-                    file.path,
-                    self.plan
-                        .destination
-                        .join(super::files::OUTSIDE)
-                        .join(member.trim_start_matches("outside/"))
-                        .display()
-                )),
-                None => self.note(format!(
-                    "the source keeps {} at {}, which the backup could not read",
-                    file.name, file.path
-                )),
-            }
-        }
-        if !self.data.join("postgresql.conf").exists() {
-            let control = match &self.plan.programs {
-                Some(programs) => Some(Control::read(ctx, programs, &self.plan, &self.data).await?),
-                None => None,
-            };
-            self.files
-                .put("postgresql.conf", recovery::minimal_configuration(control.as_ref()).as_bytes())?;
-            self.note("postgresql.conf is a minimal one; take over what you need of the source's");
-        }
-        if !self.data.join("pg_hba.conf").exists() {
-            self.files.put("pg_hba.conf", recovery::MINIMAL_HBA.as_bytes())?;
-            self.note("pg_hba.conf lets in local users alone; take over the source's rules");
-        }
-        marker::seal(&self.data, &self.plan)?;
-        if let (Some(log), Some(plan)) = (&self.log, self.plan.log.clone()) {
-            let mut plan = plan;
-            if self.plan.restore_command.is_some() {
-                plan.pieces.clear();
-            }
-            let user = self.plan.user.as_ref();
-            log_files::write(ctx, &self.source, log.as_ref(), &plan, &self.data, user, self.jobs).await?;
-            self.search_tablespaces(ctx, &plan).await?;
-        }
-        Ok(())
-    }
-
-    /// Refuses a log that would write into what somebody else has on this machine.
-    async fn search_tablespaces(&self, ctx: &OpContext, log: &LogPlan) -> Result<()> {
-        let Some(programs) = self.plan.programs.as_ref().filter(|p| p.has("pg_waldump")) else {
-            self.note("nobody looked for tablespaces in the log: one made after the backup is made where the source has it");
-            return Ok(());
-        };
-        let segment_bytes = self.source.segment_bytes;
-        let made =
-            tablespaces::made_by_the_log(ctx, programs, &self.plan, log, &self.data, segment_bytes).await?;
-        for (oid, path) in made {
-            self.note(format!("the log makes the tablespace {oid} at {}, as on the source", path.display()));
-        }
-        Ok(())
-    }
-
-    async fn start(
-        &self,
-        ctx: &OpContext,
-        programs: &Programs,
-        more: Vec<(String, String)>,
-    ) -> Result<Result<(), super::server::Trouble>> {
-        let mut settings = recovery::quiet(self.source.major, self.plan.libraries.as_deref());
-        let control = Control::read(ctx, programs, &self.plan, &self.data).await?;
-        // At least what the source had: less would stop the recovery.
-        settings.extend(control.limits().into_iter().map(|(n, v)| (n.to_owned(), v)));
-        settings.extend(more);
-        let mut running = self.server.lock().await;
-        let server = running
-            .insert(Sealed::start(ctx, programs, self.plan.user.as_ref(), &self.data, &settings).await?);
-        let answer = server.ready(ctx).await?;
-        if answer.is_err() {
-            *running = None;
-        }
-        Ok(answer)
-    }
-
-    /// Replays the log up to the point.
-    async fn recover(&self, ctx: &OpContext, programs: &Programs) -> Result<()> {
-        let total = self.plan.log.as_ref().map(|l| l.upto.saturating_sub(self.source.start.offset));
-        ctx.progress(Progress::Phase { name: "recovering", total_bytes: total });
-        let target = recovery::target(&self.plan, &self.data, true);
-        let mut whole = self.plan.until == RecoveryPoint::End;
-        if let Err(trouble) = self.start(ctx, programs, target).await? {
-            // Nothing was committed behind an instant or a position up to which the log is known to be whole: its end
-            // is the point. PostgreSQL cannot know that.
-            let known = matches!(self.plan.until, RecoveryPoint::Time(_) | RecoveryPoint::Position(_))
-                && self.plan.restore_command.is_none();
-            if !trouble.ended_early || !known {
-                return Err(trouble.error);
-            }
-            whole = true;
-            let target = recovery::target(&self.plan, &self.data, false);
-            self.start(ctx, programs, target).await?.map_err(|t| t.error)?;
-        }
-        self.state().recovered = true;
-        self.look(ctx, whole).await
-    }
-
-    /// Where recovery came to.
-    async fn look(&self, ctx: &OpContext, whole: bool) -> Result<()> {
-        let client = self.client(ctx, None).await?;
-        let mut connection = open(ctx, &client).await?;
-        let (segment, last): (String, Option<i64>) = ctx
-            .run(async {
-                sqlx::query_as(
-                    "SELECT pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()),
-                            (pg_catalog.date_part('epoch', pg_catalog.date_trunc('second', t)) * 1000000
-                             + pg_catalog.date_part('microseconds', t)::int8 % 1000000)::int8
-                       FROM pg_catalog.pg_last_xact_replay_timestamp() t",
-                )
-                .fetch_one(&mut connection)
-                .await
-                .map_err(reading)
-            })
-            .await?;
-        let elsewhere: Vec<(String, String)> = ctx
-            .run(async {
-                sqlx::query_as(
-                    "SELECT DISTINCT ON (name) name, setting FROM pg_catalog.pg_file_settings
-                      WHERE name IN ('data_directory', 'hba_file', 'ident_file', 'archive_command', 'external_pid_file', 'port')
-                        AND sourcefile NOT LIKE '%/postgresql.auto.conf' AND setting <> ''
-                      ORDER BY name, seqno DESC",
-                )
-                .fetch_all(&mut connection)
-                .await
-                .map_err(reading)
-            })
-            .await?;
-        close(connection).await;
-        for (name, value) in elsewhere {
-            match name.as_str() {
-                "port" => {}
-                "archive_command" => self.note(format!(
-                    "archive_command is the source's ({value}): give the restored cluster a place of its own before it starts"
-                )),
-                _ => self.note(format!("postgresql.conf sets {name} to the source's {value}: change it before the cluster starts")),
-            }
-        }
-        let timeline = segment
-            .get(..8)
-            .and_then(|t| u32::from_str_radix(t, 16).ok())
-            .ok_or_else(|| Error::internal("the restored server does not tell its timeline"))?;
-        let (parent, position) = recovery::branch(&self.data, timeline)?
-            .ok_or_else(|| Error::internal("the restored server is on no timeline of its own"))?;
-        if let (true, Some(log), Some(plan)) = (whole, &self.log, &self.plan.log)
-            && self.plan.restore_command.is_none()
-        {
-            tail::check(ctx, log.as_ref(), plan, parent, position, self.source.segment_bytes).await?;
-        }
-        self.state().reached = Some(ConsistencyPoint {
-            at: last.and_then(DateTime::from_timestamp_micros).unwrap_or(self.source.stop_at),
-            position: Some(lsn(position)),
-            timeline: Some(parent.to_string()),
-        });
-        Ok(())
-    }
-
-    /// A connection to the sealed server, which is started again when it was stopped for a check.
-    async fn client(&self, ctx: &OpContext, database: Option<&str>) -> Result<Client> {
-        let programs =
-            self.programs().ok_or_else(|| Error::unsupported("nothing runs on the restored files"))?;
-        if self.server.lock().await.is_none() {
-            self.start(ctx, programs, Vec::new()).await?.map_err(|t| t.error)?;
-        }
-        let role = self.role(ctx).await?;
-        let running = self.server.lock().await;
-        let server = running.as_ref().ok_or_else(|| Error::internal("the restored server is gone"))?;
-        Ok(server.client(&role, database.unwrap_or("template1"), &self.options))
-    }
-
-    /// A superuser who may log in: whoever connects finds all of them.
-    async fn role(&self, ctx: &OpContext) -> Result<String> {
-        if let Some(role) = self.state().role.clone() {
-            return Ok(role);
-        }
-        let running = self.server.lock().await;
-        let server = running.as_ref().ok_or_else(|| Error::internal("the restored server is gone"))?;
-        let own = self.plan.user.as_ref().map(|u| u.name.clone());
-        let candidates = self.roles.iter().cloned().chain(own);
-        let mut refused = None;
-        for candidate in candidates {
-            let client = server.client(&candidate, "template1", &self.options);
-            let mut connection = match open(ctx, &client).await {
-                Ok(connection) => connection,
-                Err(error) => {
-                    ctx.check()?;
-                    refused = Some(error);
-                    continue;
-                }
-            };
-            let found: Option<String> = ctx
-                .run(async {
-                    sqlx::query_scalar(
-                        "SELECT rolname::text FROM pg_catalog.pg_roles WHERE rolsuper AND rolcanlogin ORDER BY oid LIMIT 1",
-                    )
-                    .fetch_optional(&mut connection)
-                    .await
-                    .map_err(reading)
-                })
-                .await?;
-            close(connection).await;
-            if let Some(role) = found {
-                self.state().role = Some(role.clone());
-                return Ok(role);
-            }
-        }
-        let error =
-            Error::new(ErrorKind::Denied, "no superuser of the restored cluster is known who may log in");
-        Err(match refused {
-            Some(refused) => error.with_source(refused),
-            None => error,
-        })
-    }
-
-    async fn stop(&self, ctx: &OpContext) -> Result<()> {
-        let pools = std::mem::take(&mut self.state().pools);
-        for pool in pools {
-            pool.close().await;
-        }
-        match self.server.lock().await.take() {
-            Some(server) => server.stop(ctx).await,
-            None => Ok(()),
-        }
-    }
-
-    /// Every page against its checksum, which needs a server that is down.
-    async fn checksums(&self, ctx: &OpContext, programs: &Programs) -> Result<Finding> {
-        if !self.source.checksums {
-            return Ok(Finding::new(Level::Info, "checksums", "the cluster has no page checksums"));
-        }
-        if !programs.has("pg_checksums") {
-            return Ok(Finding::new(
-                Level::Warning,
-                "checksums",
-                "there is no pg_checksums to verify the pages with",
-            )
-            .with_mend("install all of the server's programs"));
-        }
-        self.stop(ctx).await?;
-        let data = self.data.as_os_str();
-        let arguments = ["--check".as_ref(), "-D".as_ref(), data];
-        let finished = programs.run(ctx, "pg_checksums", self.plan.user.as_ref(), arguments).await?;
-        let said = String::from_utf8_lossy(&finished.stdout).into_owned();
-        let number = |name: &str| {
-            said.lines().find_map(|l| Some(l.strip_prefix(name)?.trim().to_owned())).unwrap_or_default()
-        };
-        Ok(match finished.success {
-            true => Finding::new(
-                Level::Ok,
-                "checksums",
-                format!("{} blocks have their checksum", number("Blocks scanned:")),
-            ),
-            false => {
-                let first = finished.stderr.lines().next().unwrap_or_default().to_owned();
-                Finding::new(
-                    Level::Error,
-                    "checksums",
-                    format!("{} blocks do not have their checksum: {first}", number("Bad checksums:")),
-                )
-                .with_mend("restore another backup")
-            }
-        })
-    }
-
     /// Stops the server, and makes the place what it shall be in the end, all but open.
     async fn settle(&self, ctx: &OpContext) -> Result<Marker> {
         self.stop(ctx).await?;
@@ -486,6 +122,7 @@ impl Session {
         marker.notes = self.state().notes.clone();
         self.durability.reach()?;
         marker.write(&self.data)?;
+        leftover::clear_stamps(&self.data, &self.plan)?;
         Ok(marker)
     }
 }
@@ -558,7 +195,13 @@ impl RestoreSession for Session {
         checks.extend(Box::pin(check::standard(ctx, &client, self.source.major)).await?);
         if self.checks == CheckDepth::Deep {
             checks.extend(Box::pin(check::deep(ctx, &client)).await?);
-            checks.push(Box::pin(self.checksums(ctx, programs)).await?);
+            checks.push(match self.source.checksums {
+                true => {
+                    self.stop(ctx).await?;
+                    check::checksums(ctx, programs, &self.plan, &self.data).await?
+                }
+                false => Finding::new(Level::Info, "checksums", "the cluster has no page checksums"),
+            });
         }
         Ok(Comparison { tables: Vec::new(), checks })
     }
@@ -603,34 +246,6 @@ impl RestoreSession for Session {
         if let Some(server) = self.server.lock().await.take() {
             server.kill(&ctx).await?;
         }
-        remove(&self.data, &self.plan)
+        begin::remove(&self.data, &self.plan)
     }
-}
-
-/// Removes what a restore made.
-fn remove(data: &Path, plan: &Plan) -> Result<()> {
-    match plan.way {
-        Way::Beside => place::remove_tree(data)?,
-        Way::Within => place::empty_folder(data)?,
-        Way::Delta => {
-            // What was there before cannot come back; a repeated restore goes on from here.
-            place::remove_file(&data.join("global/pg_control"))?;
-            return Err(Error::new(
-                ErrorKind::Partial,
-                "the data directory was partly overwritten and cannot be started",
-            )
-            .about(data.display().to_string())
-            .with_effect(Effect::Partial)
-            .with_hint("restore over it again, or remove it"));
-        }
-    }
-    for folder in plan.tablespaces.values() {
-        place::remove_tree(folder)?;
-    }
-    // The folder around them, when it was made for them and is empty now.
-    let base = beside(&plan.destination, "_tablespaces");
-    if plan.tablespaces.values().any(|t| t.starts_with(&base)) {
-        place::remove_empty(&base)?;
-    }
-    Ok(())
 }

@@ -1,0 +1,7 @@
+//! The programs themselves, as processes: ended with `kill -9` at any moment, and called by a server for its log.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
+mod archive;
+mod killed;
+mod place;
