@@ -4,11 +4,13 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use data_manager::backup::Assertion;
 use data_manager::{
-    Actor, DataManager, ErrorKind, FetchLogOptions, Fetched, LogPosition, OpContext, Progress, ProgressSink,
-    PushLogOptions, ShipEnd, ShipLogOptions,
+    Actor, BackupMode, BackupOptions, DataManager, DrillOptions, ErrorKind, FetchLogOptions, Fetched,
+    LogPosition, OpContext, Progress, ProgressSink, PushLogOptions, RecoveryPoint, RestoreOptions, ShipEnd,
+    ShipLogOptions,
 };
-use dm_testkit::postgres::{Options, Server};
+use dm_testkit::postgres::{Options, Place as Ground, Server};
 use dm_testkit::require;
 use tokio_util::sync::CancellationToken;
 
@@ -135,6 +137,60 @@ async fn the_log_of_a_working_server_is_fetched_as_it_was_written() {
         assert!(dropped.existed);
         dm.close().await;
     }
+}
+
+/// Nothing was committed for a while, and an instant of that while is asked for: all that was committed before is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instant_of_a_quiet_time_is_restored() {
+    let server = require!(Server::private(18, &server_options(18)));
+    let ground = require!(Ground::new("quiet"));
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut place = Place::folder(&folder.path().join("repository"));
+    place.bin_dir = Some(server.bin_dir().to_owned());
+    let dm = place.manager(&server.url("postgres"), folder.path());
+    let once = ShipLogOptions { once: true, ..quickly() };
+    let physical = BackupOptions { mode: Some(BackupMode::Physical), ..BackupOptions::default() };
+    dm.backup().run(&dm.context(), &physical).await.expect("a backup");
+    server.psql("CREATE TABLE t AS SELECT generate_series(1, 1000) i").await.expect("a table");
+    let shipped = dm.logs().ship(&dm.context(), &once).await.expect("the log");
+    // Nothing happens. Then nobody has committed anything at this instant, and nobody will.
+    let instant = dm.context().now();
+    let restore = RestoreOptions {
+        to: Some(ground.join("copy").display().to_string()),
+        until: RecoveryPoint::Time(instant),
+        assertions: vec![Assertion::new("rows", "SELECT count(*) FROM t").expecting("1000".parse().unwrap())],
+        ..RestoreOptions::default()
+    };
+    let refused = dm.plan_restore(&dm.context(), &restore).await.expect("a plan");
+    assert!(
+        refused.preview.findings.iter().any(|f| f.message.contains("after the end of the log")),
+        "nobody knows yet: {:?}",
+        refused.preview.findings
+    );
+    let quiet = dm.logs().ship(&dm.context(), &once).await.expect("nothing");
+    assert!(quiet.complete_until > Some(instant), "{quiet:?}");
+    let status = dm.logs().status(&dm.context(), None).await.expect("a status");
+    assert!(status.targets[0].streams[0].complete_until > Some(instant), "{status:?}");
+    assert!(status.targets[0].reasons.is_empty(), "{status:?}");
+
+    let plan = dm.plan_restore(&dm.context(), &restore).await.expect("a plan");
+    let report = dm.apply_restore(&dm.context(), plan).await.expect("a restore");
+    assert!(report.equal && report.assertions[0].ok, "{report:#?}");
+    assert!(report.notes.iter().any(|n| n.contains("nothing was committed")), "{:?}", report.notes);
+    // And a commit after it is behind it.
+    server.psql("INSERT INTO t VALUES (1001)").await.expect("a row");
+    let more = dm.logs().ship(&dm.context(), &once).await.expect("the log");
+    assert!(more.position > shipped.position);
+    let drill = DrillOptions {
+        mode: Some(BackupMode::Physical),
+        scratch_dir: Some(ground.path().to_owned()),
+        until: RecoveryPoint::Time(instant),
+        assertions: restore.assertions.clone(),
+        ..DrillOptions::default()
+    };
+    let report = dm.backup().drill(&dm.context(), &drill).await.expect("a drill");
+    report.check().unwrap_or_else(|e| panic!("{e:?}\n{report:#?}"));
+    dm.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

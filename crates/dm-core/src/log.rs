@@ -58,6 +58,9 @@ pub struct LogRequest {
     /// Where the log in the repository ends; `None` when there is none yet. The source goes on from here, on the timeline
     /// that the server is on now, and answers with a [gap](LogEvent::Gap) when that is not there any more.
     pub from: Option<LogPosition>,
+    /// By the server's clock, an instant such that every commit confirmed by then lies before [`from`](Self::from), as far
+    /// as it is known. No piece is sealed at an earlier one.
+    pub complete_until: Option<DateTime<Utc>>,
     /// The most bytes of one piece; a piece also ends where the engine's own files do.
     pub piece_bytes: usize,
     /// How often to look for more.
@@ -72,6 +75,7 @@ impl Default for LogRequest {
         Self {
             holder: "dm_log".to_owned(),
             from: None,
+            complete_until: None,
             piece_bytes: 16 << 20,
             poll: Duration::from_millis(500),
             seal: Duration::from_secs(5),

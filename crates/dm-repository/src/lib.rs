@@ -49,7 +49,7 @@ pub use format::{BackupHeader, Counts, InventoryRef, PinState, RootRef, Sizes, V
 pub use keys::{Identity, Recipient};
 pub use listing::Listing;
 pub use location::{StoreLocation, StoreOptions, open_store};
-pub use logs::{LogEntry, LogGap, LogListing};
+pub use logs::{LogEntry, LogGap, LogListing, LogQuiet};
 pub use rate::RateLimit;
 pub use reader::BackupReader;
 pub use repository::{InitOptions, OpenOptions, Repository};

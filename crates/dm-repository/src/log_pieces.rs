@@ -3,10 +3,14 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use dm_core::{Error, ErrorKind, LogPiece, OpContext, Result, TargetName};
+use chrono::{DateTime, Utc};
+use dm_core::{Error, ErrorKind, LogPiece, LogPosition, OpContext, Result, TargetName};
 
 use crate::cpu::{compress, decompress};
-use crate::logs::{GAP_FORMAT, GapRecord, LogEntry, LogPlace, WINDOW, history_digest, name_digest};
+use crate::logs::{
+    GAP_FORMAT, GapRecord, LogEntry, LogPlace, LogQuiet, QUIET_FORMAT, QuietRecord, WINDOW, history_digest,
+    name_digest,
+};
 use crate::repository::Repository;
 use crate::{document, keys};
 
@@ -106,6 +110,39 @@ impl Repository {
         let record = GapRecord { at: ctx.now(), reason: reason.to_owned() };
         let document = document::write(GAP_FORMAT, &record)?;
         ctx.run(self.inner.storage.create(&place.gap(timeline, &missing), document)).await.map(drop)
+    }
+
+    /// Records that nothing came behind a place up to an instant of the server's clock: every commit confirmed by then lies
+    /// before the place. Takes the place of the timeline's earlier records; gives whether those are gone, which they are not
+    /// where nothing may be deleted.
+    ///
+    /// # Errors
+    /// `Invalid` stream; the store's.
+    pub async fn put_log_quiet(
+        &self,
+        ctx: &OpContext,
+        target: &TargetName,
+        stream: &str,
+        position: LogPosition,
+        at: DateTime<Utc>,
+    ) -> Result<bool> {
+        let place = LogPlace::new(target, stream)?;
+        let quiet = LogQuiet::new(position.timeline, position.offset, at);
+        let document = document::write(QUIET_FORMAT, &QuietRecord { written_at: ctx.now() })?;
+        ctx.run(self.inner.storage.create(&quiet.key(&place), document)).await?;
+        let older = ctx.run(self.list_quiet(&place, position.timeline)).await?.into_iter();
+        // A writer whose clock is behind must not remove what another one knows.
+        let older = older.filter(|o| o.position <= quiet.position && o.at < quiet.at);
+        let keys: Vec<_> = older.map(|o| o.key(&place)).collect();
+        match ctx.run(self.inner.storage.delete(keys)).await {
+            Ok(()) => Ok(true),
+            // They are true all the same; the next record tries again.
+            Err(error) if error.kind() != ErrorKind::Interrupted => {
+                tracing::debug!(%error, "earlier records of a quiet log stay");
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// The bytes of a piece, exactly those that were put.

@@ -19,6 +19,8 @@ use crate::{document, paths};
 pub(crate) const WINDOW: u64 = 16 << 20;
 /// Format name of a gap's record.
 pub(crate) const GAP_FORMAT: &str = "dm-log-gap";
+/// Format name of the record of a quiet time.
+pub(crate) const QUIET_FORMAT: &str = "dm-log-quiet";
 /// A range of more windows is listed as the whole timeline.
 const MANY_WINDOWS: u64 = 32;
 /// Listings and small objects fetched at once.
@@ -57,6 +59,17 @@ pub struct LogGap {
     pub reason: Option<String>,
 }
 
+/// A quiet time: up to an instant nothing came behind a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LogQuiet {
+    /// Its timeline.
+    pub timeline: u32,
+    /// The place.
+    pub position: u64,
+    /// By the server's clock: every commit confirmed by then lies before the place. To the millisecond below.
+    pub at: DateTime<Utc>,
+}
+
 /// What there is of a log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogListing {
@@ -66,6 +79,8 @@ pub struct LogListing {
     pub histories: Vec<u32>,
     /// Known gaps, by timeline and start. There may be unknown ones: what no piece covers is not there.
     pub gaps: Vec<LogGap>,
+    /// Quiet times, by timeline and place.
+    pub quiet: Vec<LogQuiet>,
     /// Objects that cannot be understood. Each may be a piece that is then missing from `entries`.
     pub problems: Vec<Finding>,
 }
@@ -75,6 +90,35 @@ pub struct LogListing {
 pub(crate) struct GapRecord {
     pub(crate) at: DateTime<Utc>,
     pub(crate) reason: String,
+}
+
+/// `dm-log-quiet`. The key tells everything that counts.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct QuietRecord {
+    pub(crate) written_at: DateTime<Utc>,
+}
+
+impl LogQuiet {
+    pub(crate) fn new(timeline: u32, position: u64, at: DateTime<Utc>) -> Self {
+        Self { timeline, position, at: to_millis(at) }
+    }
+
+    fn file(&self) -> String {
+        format!("{:08X}-{:016X}-{:014}.json", self.timeline, self.position, self.at.timestamp_millis())
+    }
+
+    fn parse(file: &str) -> Option<Self> {
+        let mut parts = file.strip_suffix(".json")?.split('-');
+        let timeline = timeline_number(parts.next()?)?;
+        let position = hex_number(parts.next()?, 16)?;
+        let at = sealing_time(parts.next()?)?;
+        parts.next().is_none().then_some(Self { timeline, position, at })
+    }
+
+    /// Its key.
+    pub(crate) fn key(&self, log: &LogPlace) -> Path {
+        log.key(&format!("quiet/{}", self.file()))
+    }
 }
 
 impl LogEntry {
@@ -113,9 +157,8 @@ impl LogEntry {
     fn parse(timeline: u32, file: &str, size: u64) -> Option<Self> {
         let mut parts = file.strip_suffix(".log")?.split('-');
         let (start, end) = (hex_number(parts.next()?, 16)?, hex_number(parts.next()?, 16)?);
-        let sealed = parts.next().filter(|s| s.len() == 14 && s.bytes().all(|c| c.is_ascii_digit()))?;
+        let sealed_at = sealing_time(parts.next()?)?;
         let digest = <[u8; NAME_DIGEST]>::try_from(hex::decode(parts.next()?).ok()?).ok()?;
-        let sealed_at = Utc.timestamp_millis_opt(sealed.parse().ok()?).single()?;
         let entry = Self { timeline, start, end, sealed_at, size, digest };
         // Whatever is written otherwise than we write it is not understood.
         (start < end && end - start <= WINDOW && parts.next().is_none() && entry.file() == file)
@@ -141,6 +184,12 @@ fn hex_number(text: &str, digits: usize) -> Option<u64> {
 
 fn timeline_number(text: &str) -> Option<u32> {
     u32::try_from(hex_number(text, 8)?).ok()
+}
+
+/// A time out of a name.
+fn sealing_time(text: &str) -> Option<DateTime<Utc>> {
+    let plain = text.len() == 14 && text.bytes().all(|c| c.is_ascii_digit());
+    Utc.timestamp_millis_opt(plain.then(|| text.parse().ok()).flatten()?).single()
 }
 
 /// A time as names carry it.
@@ -185,6 +234,10 @@ impl LogPlace {
         self.key(&format!("{timeline:08X}"))
     }
 
+    pub(crate) fn quiet(&self) -> Path {
+        self.key("quiet")
+    }
+
     fn gaps(&self) -> Path {
         self.key("gaps")
     }
@@ -210,6 +263,7 @@ enum Named {
     Piece(LogEntry),
     History(u32),
     Gap(LogGap),
+    Quiet(LogQuiet),
     Unknown(String),
 }
 
@@ -217,6 +271,7 @@ fn understand(place: &LogPlace, key: &Path, size: u64) -> Named {
     let parts = paths::inside(key, &place.root());
     let known = match &parts.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["gaps", file] => gap_of(file).map(Named::Gap),
+        ["quiet", file] => LogQuiet::parse(file).map(Named::Quiet),
         [timeline, file] => {
             timeline_number(timeline).filter(|_| history_digest(file).is_some()).map(Named::History)
         }
@@ -276,6 +331,16 @@ impl Repository {
         ctx.run(self.list_range(&place, timeline, range)).await
     }
 
+    /// The quiet times of a timeline.
+    pub(crate) async fn list_quiet(&self, place: &LogPlace, timeline: u32) -> Result<Vec<LogQuiet>> {
+        let named = self
+            .inner
+            .storage
+            .list_as(&place.quiet(), |o| LogQuiet::parse(o.location.filename().unwrap_or_default()))
+            .await?;
+        Ok(named.into_iter().flatten().filter(|q| q.timeline == timeline).collect())
+    }
+
     pub(crate) async fn list_range(
         &self,
         place: &LogPlace,
@@ -318,6 +383,7 @@ impl Repository {
                 }
                 Named::Gap(gap) if wanted(gap.timeline, &(gap.start..gap.end)) => gaps.push(gap),
                 Named::Piece(_) | Named::Gap(_) => {}
+                Named::Quiet(quiet) => listing.quiet.push(quiet),
                 Named::History(timeline) => {
                     histories.insert(timeline);
                 }
@@ -335,6 +401,7 @@ impl Repository {
             listing.problems.extend(problem);
         }
         listing.entries.sort_unstable();
+        listing.quiet.sort_unstable();
         listing.gaps.sort_by_key(|g| (g.timeline, g.start, g.end));
         listing.histories = histories.into_iter().collect();
         Ok(listing)

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use dm_core::LogSpan;
-use dm_repository::LogEntry;
+use dm_repository::{LogEntry, LogQuiet};
 
 /// The pieces of one timeline, of pieces sorted by timeline and start.
 pub(super) fn of_timeline(sorted: &[LogEntry], timeline: u32) -> &[LogEntry] {
@@ -12,8 +12,8 @@ pub(super) fn of_timeline(sorted: &[LogEntry], timeline: u32) -> &[LogEntry] {
     &sorted[from..to]
 }
 
-/// Stretches without a hole, in order.
-pub(super) fn spans(sorted: &[LogEntry]) -> Vec<LogSpan> {
+/// Stretches without a hole, in order. What follows a stretch that is quiet up to an instant is empty up to then.
+pub(super) fn spans(sorted: &[LogEntry], quiet: &[LogQuiet]) -> Vec<LogSpan> {
     let mut spans: Vec<LogSpan> = Vec::new();
     for entry in sorted {
         match spans.last_mut() {
@@ -27,6 +27,14 @@ pub(super) fn spans(sorted: &[LogEntry]) -> Vec<LogSpan> {
                 first_at: entry.sealed_at,
                 last_at: entry.sealed_at,
             }),
+        }
+    }
+    for quiet in quiet {
+        let holds = |s: &&mut LogSpan| {
+            s.timeline == quiet.timeline && s.range.start < quiet.position && quiet.position <= s.range.end
+        };
+        if let Some(span) = spans.iter_mut().find(holds) {
+            span.last_at = span.last_at.max(quiet.at);
         }
     }
     spans

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use dm_core::{Error, ErrorKind, LogReader, LogSpan, OpContext, Result, TargetName};
-use dm_repository::{LogEntry, Repository};
+use dm_repository::{LogEntry, LogQuiet, Repository};
 use futures::stream::{self, BoxStream, StreamExt};
 
 use super::cover;
@@ -23,6 +23,7 @@ struct ListedLog {
     target: TargetName,
     stream: String,
     entries: Vec<LogEntry>,
+    quiet: Vec<LogQuiet>,
     spans: Vec<LogSpan>,
     histories: Vec<u32>,
 }
@@ -52,8 +53,9 @@ impl BackupService {
             repository: self.repository.clone(),
             target: target.clone(),
             stream: stream.to_owned(),
-            spans: cover::spans(&listing.entries),
+            spans: cover::spans(&listing.entries, &listing.quiet),
             entries: listing.entries,
+            quiet: listing.quiet,
             histories: listing.histories,
         }))
     }
@@ -77,7 +79,15 @@ impl LogReader for ListedLog {
 
     fn end_of(&self, timeline: u32, at: DateTime<Utc>) -> Option<u64> {
         let of = cover::of_timeline(&self.entries, timeline);
-        of.iter().filter(|e| e.sealed_at > at).map(|e| e.end).min()
+        let sealed = of.iter().filter(|e| e.sealed_at > at).map(|e| e.end);
+        // What lies before a place that was quiet is known to be whole by the span that it lies in.
+        let covered = |q: &&LogQuiet| {
+            let spans = self.spans.iter().filter(|s| s.timeline == timeline);
+            q.timeline == timeline
+                && q.at > at
+                && spans.map(|s| &s.range).any(|r| r.start < q.position && q.position <= r.end)
+        };
+        sealed.chain(self.quiet.iter().filter(covered).map(|q| q.position)).min()
     }
 
     async fn history(&self, ctx: &OpContext, timeline: u32) -> Result<Option<Bytes>> {

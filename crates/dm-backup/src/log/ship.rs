@@ -29,6 +29,8 @@ pub struct ShipOptions {
     pub seal_every: Duration,
     /// How often the server is asked for more.
     pub poll: Duration,
+    /// How long nothing may happen on the server before that is recorded, so that instants of a quiet time can be restored.
+    pub quiet_every: Duration,
     /// The most bytes of one piece.
     pub piece_bytes: usize,
     /// Ends when everything is shipped that the server had at the beginning.
@@ -51,6 +53,7 @@ impl ShipOptions {
             holder: request.holder,
             seal_every: request.seal,
             poll: request.poll,
+            quiet_every: Duration::from_secs(60),
             piece_bytes: request.piece_bytes,
             once: false,
             give_up_after: None,
@@ -159,7 +162,7 @@ impl BackupService {
         let began = Instant::now();
         let started_at = ctx.now();
         ctx.progress(Progress::Phase { name: "shipping", total_bytes: None });
-        let findings = ctx.run(source.preflight(ctx, &request(options, None))).await?;
+        let findings = ctx.run(source.preflight(ctx, &request(options, None, None))).await?;
         refuse(&findings, "the shipping of the log")?;
         let stream = ctx.run(source.stream_id(ctx)).await?;
         let listing = self.repository.list_log(ctx, &options.target, &stream).await?;
@@ -174,6 +177,8 @@ impl BackupService {
             options,
             connected: false,
             caught_up: false,
+            recorded_until: there.complete_until,
+            quiet_every: options.quiet_every,
             server: None,
             store: None,
             report: ShipReport {
@@ -213,10 +218,15 @@ impl BackupService {
     }
 }
 
-fn request(options: &ShipOptions, from: Option<LogPosition>) -> LogRequest {
+fn request(
+    options: &ShipOptions,
+    from: Option<LogPosition>,
+    complete_until: Option<DateTime<Utc>>,
+) -> LogRequest {
     LogRequest {
         holder: options.holder.clone(),
         from,
+        complete_until,
         piece_bytes: options.piece_bytes,
         poll: options.poll,
         seal: if options.once { Duration::ZERO } else { options.seal_every },
@@ -259,6 +269,10 @@ struct Shipping<'a> {
     connected: bool,
     /// The server's end was reached once: from here on lag counts.
     caught_up: bool,
+    /// Up to when the repository tells that the log is complete.
+    recorded_until: Option<DateTime<Utc>>,
+    /// After which time a quiet time is recorded.
+    quiet_every: Duration,
     server: Option<Trouble>,
     store: Option<Trouble>,
     report: ShipReport,
@@ -266,6 +280,8 @@ struct Shipping<'a> {
 
 /// Tries after which a failure is said to a person.
 const QUIET_TRIES: u32 = 3;
+/// The longest time between records of a quiet time where none can be deleted.
+const RARELY: Duration = Duration::from_secs(3600);
 /// How long a killed shipper's connection may live on at the server.
 const BUSY_PATIENCE: Duration = Duration::from_secs(3);
 /// How often the server hears during a pause that the holder is alive.
@@ -299,7 +315,7 @@ impl Shipping<'_> {
 
     /// Follows until everything is shipped or the connection is lost.
     async fn follow(&mut self, ctx: &OpContext) -> Result<(), Failure> {
-        let request = request(self.options, self.report.position);
+        let request = request(self.options, self.report.position, self.report.complete_until);
         let mut session = ctx.run(self.source.follow(ctx, &request)).await?;
         self.connected = true;
         let goal = match self.options.once {
@@ -313,6 +329,9 @@ impl Shipping<'_> {
             let stored = self.insist(ctx, session.as_mut(), &event).await?;
             let idle = matches!(event, LogEvent::Idle { .. });
             self.count(ctx, event, stored);
+            if let Some((position, at)) = self.unrecorded_quiet(idle) {
+                self.record_quiet(ctx, position, at).await?;
+            }
             if let Some(position) = self.report.position {
                 session.confirm(ctx, position).await?;
             }
@@ -322,6 +341,37 @@ impl Shipping<'_> {
                 return Ok(());
             }
         }
+    }
+
+    /// A quiet time that is worth a record: what was shipped last is all that there is, and was for long enough.
+    fn unrecorded_quiet(&self, idle: bool) -> Option<(LogPosition, DateTime<Utc>)> {
+        let (position, at) = self.report.position.zip(self.report.complete_until).filter(|_| idle)?;
+        let since = (at - self.recorded_until?).to_std().ok()?;
+        (!since.is_zero() && (self.options.once || since >= self.quiet_every)).then_some((position, at))
+    }
+
+    /// Nothing depends on it but which instants can be restored: where it fails, the next one comes soon.
+    async fn record_quiet(
+        &mut self,
+        ctx: &OpContext,
+        position: LogPosition,
+        at: DateTime<Utc>,
+    ) -> Result<()> {
+        let repository = &self.service.repository;
+        let stream = self.report.stream.clone();
+        match repository.put_log_quiet(ctx, &self.options.target, &stream, position, at).await {
+            Ok(alone) => {
+                self.recorded_until = Some(at);
+                if !alone {
+                    self.quiet_every = (self.quiet_every * 2).min(RARELY);
+                }
+            }
+            Err(error) => {
+                ctx.check()?;
+                tracing::warn!(%error, "a quiet time could not be recorded");
+            }
+        }
+        Ok(())
     }
 
     /// What is durable now.
@@ -338,7 +388,8 @@ impl Shipping<'_> {
                 self.report.pieces += 1;
                 self.report.bytes += bytes;
                 self.report.stored_bytes += stored_bytes;
-                self.report.complete_until = Some(piece.sealed_at);
+                self.report.complete_until = self.report.complete_until.max(Some(piece.sealed_at));
+                self.recorded_until = self.recorded_until.max(Some(piece.sealed_at));
                 self.report.position = Some(LogPosition { timeline: piece.timeline, offset: piece.end() });
                 ctx.progress(Progress::Bytes(bytes));
             }

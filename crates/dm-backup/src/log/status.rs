@@ -81,7 +81,7 @@ pub struct ServerLog {
 
 impl StreamStatus {
     pub(super) fn of(stream: String, listing: LogListing) -> Self {
-        let spans = cover::spans(&listing.entries);
+        let spans = cover::spans(&listing.entries, &listing.quiet);
         let last = spans.last();
         Self {
             stream,

@@ -13,7 +13,7 @@ use dm_core::{
     Error, ErrorKind, Finding, LogEvent, LogFile, LogHead, LogName, LogPiece, LogPosition, LogRequest,
     LogSession, LogSource, OpContext, Result,
 };
-use dm_testkit::fault_store::{Fault, Rule};
+use dm_testkit::fault_store::{Fault, Operation, Rule};
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::ObjectStoreExt;
 use tokio_util::sync::CancellationToken;
@@ -35,6 +35,8 @@ struct State {
     /// Where the timelines before were left.
     left: Vec<(u32, u64)>,
     end: u64,
+    /// So many seconds nothing happened.
+    quiet: u64,
     /// Everything before is removed: confirmed, or lost.
     forgotten: u64,
     in_use: bool,
@@ -69,6 +71,7 @@ impl Server {
             timeline: 1,
             left: Vec::new(),
             end: 3000,
+            quiet: 0,
             forgotten: 2000,
             in_use: false,
             cut_in: None,
@@ -193,7 +196,7 @@ impl LogSession for Session {
         }
         let LogPosition { timeline, offset } = self.position;
         if offset >= end {
-            return Ok(LogEvent::Idle { at: at(end) });
+            return Ok(LogEvent::Idle { at: at(end + state.quiet) });
         }
         if offset < state.forgotten {
             self.position.offset = state.forgotten.next_multiple_of(FILE);
@@ -282,6 +285,63 @@ async fn what_was_shipped_is_the_log() {
     assert_eq!(status.streams[0].bytes, 3346);
     assert_eq!(status.server.unwrap().lag_bytes, Some(0));
     assert!(status.reasons.is_empty());
+}
+
+/// Nothing happened, and that is known: instants of a quiet time can be restored like others.
+#[tokio::test]
+async fn a_quiet_time_is_recorded_once() {
+    let world = World::new().await;
+    let server = Server::new();
+    ship(&world, &server).await.unwrap();
+    let mut known = at(3000);
+    for quiet in [5, 50, 500] {
+        server.state().quiet = quiet;
+        for _ in 0..2 {
+            let report = ship(&world, &server).await.unwrap();
+            assert_eq!((report.pieces, report.complete_until), (0, Some(at(3000 + quiet))));
+        }
+        assert_eq!(world.keys("/quiet/").await.len(), 1, "only the newest is kept");
+        let reader = world.service.log_reader(&world.ctx, &target(), STREAM).await.unwrap();
+        let span = &reader.spans()[0];
+        assert_eq!((span.range.end, span.last_at), (3000, at(3000 + quiet)));
+        assert_eq!(reader.end_of(1, known), Some(3000));
+        known = span.last_at;
+        assert_eq!(reader.end_of(1, known), None);
+        let status = world.service.log_status(&world.ctx, &target(), None).await.unwrap();
+        assert_eq!(status.streams[0].complete_until, Some(known));
+    }
+    // The log goes on: what was said of the quiet time stays true, and ends nothing early.
+    server.grow(1000);
+    ship(&world, &server).await.unwrap();
+    let reader = world.service.log_reader(&world.ctx, &target(), STREAM).await.unwrap();
+    assert_eq!(reader.end_of(1, at(3400)), Some(3000));
+    assert_eq!(reader.end_of(1, at(3700)), Some(3900));
+    prove(&world, 1, 2000..4000).await;
+}
+
+/// Where nothing may be deleted, the records become rare.
+#[tokio::test]
+async fn a_store_that_keeps_everything_is_not_filled_with_quiet_times() {
+    let world = World::new().await;
+    let server = Server::new();
+    ship(&world, &server).await.unwrap();
+    world.store.inject(Rule::always(Fault::Deny).on(Operation::Delete));
+    let cancel = CancellationToken::new();
+    let ctx = world.ctx.clone().with_cancellation(cancel.clone());
+    let endless = options();
+    let mut shipping = Box::pin(world.service.ship_log(&ctx, &server, &endless));
+    for _ in 0..600 {
+        // Ten seconds of the server's go by.
+        server.state().quiet += 10;
+        for _ in 0..5 {
+            assert!(futures::poll!(shipping.as_mut()).is_pending());
+            tokio::task::yield_now().await;
+        }
+    }
+    cancel.cancel();
+    shipping.await.unwrap();
+    let keys = world.keys("/quiet/").await.len();
+    assert!((3..=10).contains(&keys), "{keys} records of 100 minutes");
 }
 
 /// A shipper that is killed anywhere, again and again, loses nothing and repeats nothing that matters.

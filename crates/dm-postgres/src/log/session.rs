@@ -72,7 +72,7 @@ impl Follower {
             check_ahead(from, &look)?;
         }
         let held = holder::may_hold(&mut connection).await?;
-        let (redo, floor) = server::redo(&mut connection).await?;
+        let (redo, redo_at) = server::redo(&mut connection).await?;
         let mut start = redo;
         if held {
             let taken = holder::take(&mut connection, &request.holder).await?;
@@ -86,6 +86,11 @@ impl Follower {
         } else {
             warn(ctx, "without a replication slot the server may remove log before it is shipped".to_owned());
         }
+        // What is not known to be complete is sealed as if it were very old: a restore then fetches more, never too little.
+        let floor = match request.from {
+            Some(_) => request.complete_until,
+            None => (identity.shape.segment_start(start) >= redo).then_some(redo_at),
+        };
         let mut this = Self {
             connection,
             identity,
@@ -95,7 +100,7 @@ impl Follower {
             confirmed: request.from,
             current: look.end.timeline,
             position: look.end,
-            floor: floor.min(look.now),
+            floor: floor.unwrap_or(DateTime::UNIX_EPOCH).min(look.now),
             ready: VecDeque::new(),
             waiting_since: None,
             rested_at: None,

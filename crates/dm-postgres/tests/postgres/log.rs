@@ -291,6 +291,92 @@ async fn a_restart_leaves_no_gap() {
     }
 }
 
+/// PostgreSQL 18 gives up slots that nobody uses, at a checkpoint.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_is_idle_only_while_nobody_follows_and_is_made_anew() {
+    let options = options(18).with_setting("idle_replication_slot_timeout", "2s");
+    let server = require!(Server::private(18, &options));
+    let source = source(&server);
+    let mut taken = Taken::default();
+    let mut session = source.follow(&context(), &eager(None)).await.expect("a session");
+    write(&server, "first").await;
+    taken.until(session.as_mut(), end(source.as_ref()).await).await;
+    let lost = async || source.head(&context(), "dm_log").await.expect("a head").holder.expect("a slot").lost;
+    // Nothing happens, and the slot is kept alive all the same.
+    let quiet_until = Instant::now() + Duration::from_secs(4);
+    while Instant::now() < quiet_until {
+        if let Some(position) = taken.take(session.next(&context()).await.expect("an event")) {
+            session.confirm(&context(), position).await.expect("a confirmation");
+        }
+    }
+    server.psql("CHECKPOINT").await.expect("a checkpoint");
+    assert!(!lost().await, "the slot was given up although it is followed");
+    drop(session);
+    server
+        .until(
+            "the slot to be idle",
+            "SELECT inactive_since < now() - interval '2.5 s' FROM pg_replication_slots",
+        )
+        .await
+        .expect("idleness");
+    server.psql("CHECKPOINT").await.expect("a checkpoint");
+    assert!(lost().await, "the server gives up what nobody follows");
+    // The log is still there: nothing is missing, and it is held again.
+    write(&server, "second").await;
+    let mut session = source.follow(&context(), &eager(Some(taken.position()))).await.expect("a session");
+    taken.until(session.as_mut(), end(source.as_ref()).await).await;
+    assert!(!lost().await);
+    assert_eq!((taken.stretches.len(), taken.gaps.len()), (1, 0), "{:?}", taken.gaps);
+    taken.compare(&pg_wal(&server));
+}
+
+/// A restore to an instant fetches the log up to the first piece that was sealed after it: a piece that claims too late an
+/// instant would end it short.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shipper_that_was_away_claims_nothing_that_it_has_not_handed_over() {
+    let server = require!(Server::private(15, &options(15)));
+    let source = source(&server);
+    let mut session = source.follow(&context(), &eager(None)).await.expect("a session");
+    let mut taken = Taken::default();
+    taken.until(session.as_mut(), end(source.as_ref()).await).await;
+    drop(session);
+    let mut commits = Vec::new();
+    for round in 0..4 {
+        write(&server, &format!("t{round}")).await;
+        let lsn = end(source.as_ref()).await.offset;
+        commits.push((lsn, chrono::Utc::now()));
+    }
+    // The server tells the time of its checkpoint in whole seconds.
+    server.psql("SELECT pg_sleep(1.1)").await.expect("a pause");
+    server.psql("CHECKPOINT").await.expect("a checkpoint");
+    let goal = end(source.as_ref()).await;
+    for complete_until in [None, taken.sealed.last().copied()] {
+        let small = LogRequest { piece_bytes: 100_000, complete_until, ..eager(Some(taken.position())) };
+        let mut session = loop {
+            match source.follow(&context(), &small).await {
+                Ok(session) => break session,
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Busy, "{error:?}"),
+            }
+        };
+        let (mut sealed, mut position) = (Vec::new(), 0);
+        while position < goal.offset {
+            match session.next(&context()).await.expect("an event") {
+                LogEvent::Piece(piece) => {
+                    position = piece.end();
+                    sealed.push((position, piece.sealed_at));
+                }
+                LogEvent::Idle { at } => sealed.push((position.max(taken.position().offset), at)),
+                event => panic!("{event:?}"),
+            }
+        }
+        assert!(sealed.len() > 20 && sealed.is_sorted_by_key(|s| s.1), "{sealed:?}");
+        for (end, at) in sealed {
+            let missing = commits.iter().find(|(lsn, confirmed)| *confirmed <= at && *lsn > end);
+            assert!(missing.is_none(), "sealed at {at} up to {end:X}, without {missing:X?}");
+        }
+    }
+}
+
 /// Makes the server recycle what no slot holds.
 async fn recycle(server: &Server) {
     for _ in 0..4 {

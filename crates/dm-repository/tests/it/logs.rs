@@ -62,8 +62,19 @@ async fn what_was_put_is_listed_and_read() {
         repository.put_log_gap(&ctx(), &t, STREAM, 1, 10..20, "the slot was lost").await.unwrap();
         repository.put_log_gap(&ctx(), &t, STREAM, 1, 10..20, "once more").await.unwrap();
 
+        let quiet = async |timeline, offset, ms| {
+            let position = LogPosition { timeline, offset };
+            repository.put_log_quiet(&ctx(), &t, STREAM, position, at(ms)).await.unwrap()
+        };
+        for (timeline, offset, ms) in [(1, 500, 7), (2, 600, 3), (1, 400, 9), (1, 500, 8), (1, 500, 8)] {
+            assert!(quiet(timeline, offset, ms).await);
+        }
+
         let listing = list(&repository).await;
         assert!(listing.problems.is_empty(), "{:?}", listing.problems);
+        let known: Vec<_> = listing.quiet.iter().map(|q| (q.timeline, q.position, q.at)).collect();
+        // The second writer was behind, and removed nothing of the first one's; the third one's are newer.
+        assert_eq!(known, [(1, 400, at(9)), (1, 500, at(8)), (2, 600, at(3))]);
         assert_eq!(listing.histories, [2]);
         let [gap] = &listing.gaps[..] else { panic!("{:?}", listing.gaps) };
         assert_eq!(
