@@ -6,11 +6,13 @@
 
 mod bad_input;
 mod drills;
+mod examples;
 mod interruption;
 mod logs;
 mod object_stores;
 mod physical;
 mod physical_churn;
+mod physical_majors;
 mod postgres_story;
 mod sqlite_story;
 mod support;

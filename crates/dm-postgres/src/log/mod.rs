@@ -25,6 +25,7 @@ use sqlx::postgres::{PgConnection, PgPool};
 
 use crate::client::Client;
 use crate::engine::check_open;
+use crate::physical::{pooled, refuse_pooler};
 use crate::session::{close, open_pinned};
 use server::Identity;
 
@@ -86,9 +87,14 @@ impl LogSource for PostgresLog {
         check_open(&self.pool)?;
         holder::check_name(&request.holder)?;
         if self.client.pgbouncer {
-            return Err(Error::unsupported("the log cannot be followed through a transaction pooler")
-                .with_hint("give the shipping of logs a url of the server itself"));
+            return Err(pooled());
         }
+        // Without the holder's name: a pooler would keep it on a connection that nobody follows through.
+        let mut first = open_pinned(ctx, &self.client).await?;
+        let mut second = open_pinned(ctx, &self.client).await?;
+        refuse_pooler(ctx, &mut first, &mut second).await?;
+        close(first).await;
+        close(second).await;
         let mut connection = open_pinned(ctx, &holder::named(&self.client, &request.holder)).await?;
         let begun = ctx
             .run(Box::pin(async {

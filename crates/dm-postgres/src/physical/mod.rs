@@ -29,6 +29,7 @@ mod wal;
 
 pub(crate) use lsn::{Lsn, segment_name};
 pub(crate) use open::open;
+pub(crate) use pooler::{pooled, refuse_pooler};
 pub(crate) use preflight::{diagnose, look};
 
 /// The oldest and the newest major version whose files are known well enough.

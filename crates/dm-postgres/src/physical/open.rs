@@ -28,7 +28,7 @@ use super::timeline::TimelineHistory;
 use super::{DATA, DIRECTORIES, Lsn};
 use crate::client::Client;
 use crate::error::{reading, sqlstate};
-use crate::session::open_pinned;
+use crate::session::{close, open_pinned};
 
 /// How often pg_control is read until it is not caught in a change.
 const CONTROL_READINGS: usize = 50;
@@ -48,10 +48,13 @@ pub(crate) async fn open(
         return Err(pooled());
     }
     let mut control = open_pinned(ctx, client).await?;
+    // Before anything is prepared: statements of one session are unknown to the next.
+    let mut second = open_pinned(ctx, client).await?;
+    refuse_pooler(ctx, &mut control, &mut second).await?;
+    close(second).await;
     let server = ctx.run(Server::look(&mut control)).await?;
     refuse_server(client, &server, &mut control).await?;
-    let mut second = open_same(ctx, client, &server).await?;
-    refuse_pooler(ctx, &mut control, &mut second).await?;
+    let second = open_same(ctx, client, &server).await?;
     // Through firewalls that forget a connection on which nothing passes for an hour.
     control.execute("SET tcp_keepalives_idle = 60").await.map_err(reading)?;
 

@@ -24,7 +24,7 @@ impl Backends {
 }
 
 /// Fails when the two connections do not have a backend each.
-pub(super) async fn refuse_pooler(
+pub(crate) async fn refuse_pooler(
     ctx: &OpContext,
     first: &mut PgConnection,
     second: &mut PgConnection,
@@ -46,11 +46,12 @@ pub(super) async fn refuse_pooler(
 }
 
 /// The error.
-pub(super) fn pooled() -> Error {
+pub(crate) fn pooled() -> Error {
     Error::unsupported(
-        "a pooler stands between here and the server: a backup needs a session of its own from end to end",
+        "a pooler stands between here and the server: physical backups and the shipping of logs need a session of their \
+         own from end to end",
     )
-    .with_hint("give backups a url of the server itself")
+    .with_hint("give them a url of the server itself, or of a pooler that lends by the session")
 }
 
 async fn pid(connection: &mut PgConnection) -> Result<i32> {

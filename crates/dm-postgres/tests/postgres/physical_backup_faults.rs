@@ -4,8 +4,11 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use dm_core::{BackupRequest, Block, Engine, Error, ErrorKind, Layout, Level, MemberSpec, TenantFilter};
-use dm_testkit::postgres::{Options, Place, Server, StopMode};
+use dm_core::{
+    BackupRequest, Block, Engine, Error, ErrorKind, Layout, Level, LogRequest, MemberSpec, TenantFilter,
+};
+use dm_testkit::conformance::collect;
+use dm_testkit::postgres::{Lending, Options, Place, Pooler, Server, StopMode};
 use dm_testkit::require;
 use futures::StreamExt;
 
@@ -54,6 +57,27 @@ async fn a_part_of_a_cluster_and_a_pooler_are_refused() {
     let pooled = engine_of(server, &format!("{}?pgbouncer=true", server.url("postgres")));
     let error = refusal(&pooled, &physical()).await;
     assert!(error.kind() == ErrorKind::Unsupported && error.to_string().contains("pooler"), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pooler_that_lends_by_the_transaction_is_noticed_and_one_by_the_session_is_no_hindrance() {
+    let server = require!(Server::private(15, &Options::physical(15)));
+    let pooler = require!(Pooler::start(&server, Lending::Transaction));
+    let engine = engine_of(&server, &pooler.url("postgres"));
+    let error = refusal(&engine, &physical()).await;
+    assert!(error.kind() == ErrorKind::Unsupported && error.to_string().contains("pooler"), "{error:?}");
+    let log = engine.log().expect("a log");
+    let error = log.follow(&context(), &LogRequest::default()).await.err().expect("no session of its own");
+    assert!(error.kind() == ErrorKind::Unsupported && error.to_string().contains("pooler"), "{error:?}");
+    let slots = server.psql("SELECT count(*) FROM pg_replication_slots").await.expect("a number");
+    assert_eq!(slots, "0", "nothing was made on the way");
+
+    let pooler = require!(Pooler::start(&server, Lending::Session));
+    let engine = engine_of(&server, &pooler.url("postgres"));
+    let backup = collect(&engine, &context(), &physical()).await.expect("a backup");
+    assert!(!backup.members.is_empty());
+    let log = engine.log().expect("a log");
+    drop(log.follow(&context(), &LogRequest::default()).await.expect("a session"));
 }
 
 /// A server with one table of 64 MB, which is more than sockets hold.

@@ -59,7 +59,7 @@ impl Install {
         &self.bin_dir
     }
 
-    /// Whether it has a program. PostgreSQL 17 comes without those that work on a cluster's files, such as
+    /// Whether it has a program. PostgreSQL 17 comes without most of those that work on a cluster's files, such as
     /// `pg_checksums`.
     #[must_use]
     pub fn has(&self, program: &str) -> bool {

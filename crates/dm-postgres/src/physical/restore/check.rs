@@ -292,23 +292,20 @@ pub(super) async fn checksums(
     let arguments = ["--check".as_ref(), "-D".as_ref(), data.as_os_str()];
     let finished = programs.run(ctx, "pg_checksums", plan.user.as_ref(), arguments).await?;
     let said = String::from_utf8_lossy(&finished.stdout).into_owned();
-    let number = |name: &str| {
-        said.lines().find_map(|l| Some(l.strip_prefix(name)?.trim().to_owned())).unwrap_or_default()
-    };
-    Ok(match finished.success {
-        true => Finding::new(
-            Level::Ok,
-            "checksums",
-            format!("{} blocks have their checksum", number("Blocks scanned:")),
-        ),
-        false => {
-            let first = finished.stderr.lines().next().unwrap_or_default().to_owned();
-            Finding::new(
-                Level::Error,
-                "checksums",
-                format!("{} blocks do not have their checksum: {first}", number("Bad checksums:")),
-            )
-            .with_mend("restore another backup")
+    let number = |name: &str| said.lines().find_map(|l| Some(l.strip_prefix(name)?.trim().to_owned()));
+    let first = finished.stderr.lines().next().unwrap_or_default();
+    Ok(match (finished.success, number("Blocks scanned:"), number("Bad checksums:")) {
+        (true, Some(blocks), _) => {
+            Finding::new(Level::Ok, "checksums", format!("{blocks} blocks have their checksum"))
         }
+        (false, _, Some(bad)) => Finding::new(
+            Level::Error,
+            "checksums",
+            format!("{bad} blocks do not have their checksum: {first}"),
+        )
+        .with_mend("restore another backup"),
+        // It did not look at all.
+        _ => Finding::new(Level::Error, "checksums", format!("pg_checksums verifies nothing: {first}"))
+            .with_mend("see to the server's programs, or restore with standard checks"),
     })
 }

@@ -1,0 +1,56 @@
+//! The examples, run as their heads say: whoever copies one gets what works.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use dm_testkit::postgres::{Options, Place as Ground, Server};
+use dm_testkit::{Unavailable, require};
+
+/// A program that cargo has built beside the tests.
+fn example(name: &str) -> Result<PathBuf, Unavailable> {
+    let own = std::env::current_exe().unwrap();
+    let path = own.parent().and_then(Path::parent).unwrap().join("examples").join(name);
+    match path.is_file() {
+        true => Ok(path),
+        false => {
+            Err(Unavailable::Missing(format!("the example {name} is not built (cargo build --examples)")))
+        }
+    }
+}
+
+/// Runs it to its good end; gives what it printed.
+fn printed(mut command: Command) -> String {
+    let ran = command.output().unwrap();
+    let said = String::from_utf8_lossy(&ran.stdout).into_owned();
+    assert!(ran.status.success(), "{}\n{said}{}", ran.status, String::from_utf8_lossy(&ran.stderr));
+    said
+}
+
+#[test]
+fn drill_in_cron() {
+    let program = require!(example("drill_in_cron"));
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(program);
+    command.current_dir(folder.path()).env_remove("DATABASE_URL");
+    let said = printed(command);
+    assert!(said.contains("there are orders: 3, expected >= 3: ok"), "{said}");
+}
+
+#[tokio::test]
+async fn point_in_time_recovery() {
+    let program = require!(example("point_in_time_recovery"));
+    let server = require!(Server::private(15, &Options::physical(15)));
+    let ground = require!(Ground::new("example"));
+    let folder = tempfile::tempdir().unwrap();
+    server.psql("CREATE TABLE t AS SELECT generate_series(1, 100) i").await.unwrap();
+    let mut command = Command::new(program);
+    command
+        .current_dir(folder.path())
+        .env("DATABASE_URL", server.url("postgres"))
+        .env("RESTORE_TO", ground.join("copy"));
+    let said = printed(command);
+    assert!(said.contains("recovery point") && !said.contains("ALARM"), "{said}");
+    let copy =
+        Server::on_directory(15, &ground.join("copy"), server.password(), &Options::physical(15)).unwrap();
+    assert_eq!(copy.psql("SELECT count(*) FROM t").await.unwrap(), "100");
+}
