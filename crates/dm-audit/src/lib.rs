@@ -10,16 +10,32 @@
 //!
 //! `docs/audit.md` defines every hash, so that a verifier can be written from it in another language.
 
+mod checkpoint;
 mod encoding;
 mod head;
+mod key;
 mod log;
+mod merkle;
+mod note;
+mod proof;
 mod redact;
 mod seal;
+mod sign;
+mod tiles;
 mod verify;
 
+pub use checkpoint::{Checkpoint, SignedCheckpoint};
 pub use encoding::{LEAF_VERSION, chain_hash, commitment, leaf_hash};
 pub use head::LogHead;
+pub use key::LogKey;
 pub use log::{AuditLog, LogFilter, SealedEvent};
+pub use merkle::{
+    Hash, NodeId, consistency_proof, empty_root, inclusion_proof, node_hash, root, verify_consistency,
+    verify_inclusion,
+};
+pub use note::{NoteSigner, NoteVerifier};
+pub use proof::{ConsistencyProof, EventProof, ProvenEvent, ProvenPayload, leaf_name};
 pub use redact::{redact_json, redact_text};
 pub use seal::SealReport;
-pub use verify::{AuditVerification, BadEntry};
+pub use tiles::tile_path;
+pub use verify::{AuditVerification, BadEntry, Kept, KeptResult};

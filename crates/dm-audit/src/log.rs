@@ -1,5 +1,7 @@
 //! Appending and reading.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use dm_core::{AuditEvent, AuditOutcome, AuditSink, Effect, Error, OpContext, Result, RunId};
@@ -9,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::encoding::{LEAF_VERSION, commitment, leaf_hash};
+use crate::key::LogKey;
+use crate::note::NoteVerifier;
 use crate::redact::{redact_json, redact_text};
 
 /// Which events. Empty fields match everything; `since` is inclusive, `until` exclusive.
@@ -18,6 +22,8 @@ pub type LogFilter = LeafFilter;
 #[derive(Clone, Debug)]
 pub struct AuditLog {
     store: Store,
+    /// The key that signs heads; the reason when one is meant to be there and is not.
+    key: Arc<std::result::Result<Option<LogKey>, String>>,
 }
 
 /// A line of the log, as it is listed and exported (one JSON object a line).
@@ -56,10 +62,36 @@ pub struct SealedEvent {
 }
 
 impl AuditLog {
-    /// The audit log that lives in this store.
+    /// The audit log that lives in this store. Its heads are not signed: see [`signed_by`](Self::signed_by).
     #[must_use]
     pub fn new(store: Store) -> Self {
-        Self { store }
+        Self { store, key: Arc::new(Ok(None)) }
+    }
+
+    /// Signs the heads with this key.
+    #[must_use]
+    pub fn signed_by(self, key: LogKey) -> Self {
+        Self { key: Arc::new(Ok(Some(key))), ..self }
+    }
+
+    /// Heads should be signed and cannot be, for this reason. Every seal says so; nothing else is kept from happening.
+    #[must_use]
+    pub fn without_key(self, why: impl Into<String>) -> Self {
+        Self { key: Arc::new(Err(why.into())), ..self }
+    }
+
+    /// The key that signs, if any, or why there is none.
+    pub(crate) fn key(&self) -> std::result::Result<Option<&LogKey>, &str> {
+        match &*self.key {
+            Ok(key) => Ok(key.as_ref()),
+            Err(why) => Err(why),
+        }
+    }
+
+    /// The public key that signs, if there is one.
+    #[must_use]
+    pub fn verifier(&self) -> Option<&NoteVerifier> {
+        self.key().ok().flatten().map(LogKey::verifier)
     }
 
     /// The store.

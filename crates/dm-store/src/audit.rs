@@ -128,6 +128,15 @@ pub struct ListedLeaf {
     pub leaf: Leaf,
 }
 
+/// What an event is named by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LeafName {
+    /// Its UUID.
+    Event(String),
+    /// Its position in the chain.
+    Seq(i64),
+}
+
 /// Which leaves. Empty fields match everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LeafFilter {
@@ -282,6 +291,26 @@ impl Store {
             page.unreadable = Some((Columns::new(&sql.one(self.reader()).await?).take()?, why));
         }
         Ok(page)
+    }
+
+    /// A leaf by its name, with its position in the chain once it is sealed.
+    ///
+    /// # Errors
+    /// `Busy`, `Unreachable`, `Corrupt`.
+    pub async fn find_leaf(&self, name: &LeafName) -> Result<Option<(Option<i64>, Leaf)>> {
+        let sql = Sql::new("SELECT s.seq, ")
+            .push(LEAF_COLUMNS)
+            .push(" FROM audit_leaves l LEFT JOIN audit_seals s ON s.leaf_id = l.id WHERE ");
+        let sql = match name {
+            LeafName::Event(id) => sql.push("l.event_id = ").value(id.as_str()),
+            LeafName::Seq(seq) => sql.push("s.seq = ").value(*seq),
+        };
+        let row = sql.optional(self.reader()).await?;
+        row.map(|row| {
+            let mut columns = Columns::new(&row);
+            Ok((columns.take()?, read_leaf(&mut columns)?))
+        })
+        .transpose()
     }
 
     /// A page of leaves that no seal covers, behind a local id.

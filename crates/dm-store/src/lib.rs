@@ -10,6 +10,7 @@
 //! This crate stores audit leaves and seals but knows nothing of how they are hashed; that is `dm-audit`'s.
 
 mod audit;
+mod audit_tree;
 mod dialect;
 mod error;
 mod files;
@@ -22,8 +23,10 @@ mod sql;
 mod store;
 
 pub use audit::{
-    Leaf, LeafFilter, ListedLeaf, PendingLeaf, Seal, SealedEntry, SealedPage, UnsealedLeaf, UnsealedPage,
+    Leaf, LeafFilter, LeafName, ListedLeaf, PendingLeaf, Seal, SealedEntry, SealedPage, UnsealedLeaf,
+    UnsealedPage,
 };
+pub use audit_tree::{AnchorState, CheckpointRow, SealedHash, Tile};
 pub use leases::Lease;
 pub use proofs::{ProofKind, RecoveryProof};
 pub use runs::{Run, RunCursor, RunEnd, RunFilter, RunStart, RunState};

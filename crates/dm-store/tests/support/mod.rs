@@ -79,13 +79,13 @@ macro_rules! on_both {
         mod on_sqlite {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
             async fn $name() {
-                super::$name(super::support::Place::sqlite()).await;
+                super::$name($crate::support::Place::sqlite()).await;
             })*
         }
         mod on_postgres {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
             async fn $name() {
-                if let Some(place) = super::support::Place::postgres(stringify!($name)).await {
+                if let Some(place) = $crate::support::Place::postgres(stringify!($name)).await {
                     super::$name(place).await;
                 }
             })*

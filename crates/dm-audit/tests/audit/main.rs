@@ -3,8 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that meets an error is to fail")]
 
-#[path = "../../dm-store/tests/support/mod.rs"]
+#[path = "../../../dm-store/tests/support/mod.rs"]
 mod support;
+mod tree;
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -170,7 +171,7 @@ async fn restore(place: &Place) {
     place
         .raw(
             "DELETE FROM audit_leaves; DELETE FROM audit_seals; INSERT INTO audit_leaves SELECT * FROM l; \
-             INSERT INTO audit_seals SELECT * FROM s; DELETE FROM audit_pending",
+             INSERT INTO audit_seals SELECT * FROM s; DELETE FROM audit_pending; DELETE FROM audit_tiles",
         )
         .await;
 }
@@ -291,8 +292,8 @@ async fn a_noted_head_finds_what_is_consistent_in_itself(place: Place) {
         assert_eq!(result.first_bad.as_ref().unwrap().seq, Some(seq), "{what}: {result:?}");
         agree(&place, &result).await;
     };
-    // The tail is cut, leaves and all.
-    place.raw("DELETE FROM audit_seals WHERE seq > 10; DELETE FROM audit_leaves WHERE id > 10").await;
+    // The tail is cut, leaves, tree and all.
+    place.raw("DELETE FROM audit_seals WHERE seq > 10; DELETE FROM audit_leaves WHERE id > 10; DELETE FROM audit_tiles").await;
     found(late, 11, "cut tail").await;
     assert!(log.verify_from(&ctx(), early).await.unwrap().ok, "what was noted before is still there");
     // The log is wiped.

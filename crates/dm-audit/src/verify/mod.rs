@@ -1,0 +1,181 @@
+//! Verifying: everything is computed again from the rows: the leaves, the chain (`chain.rs`), the tree and its signed heads
+//! (`tree.rs`).
+//!
+//! The chain is read in pages, so that memory does not grow with the log, and entries sealed meanwhile do no harm.
+//! Behind a bad entry the check goes on from what the store says there, so that one defect is counted once and a
+//! second one is seen too.
+
+use dm_core::{OpContext, Result};
+use serde::{Deserialize, Serialize};
+
+use self::chain::Checker;
+use self::tree::TreeCheck;
+use crate::checkpoint::Checkpoint;
+use crate::head::LogHead;
+use crate::log::AuditLog;
+
+mod chain;
+mod tree;
+
+/// Rows of a look at the store: four full tiles.
+const PAGE: u32 = 1024;
+
+/// A signed head from outside of the store, its signature checked by whoever brings it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Where it is from, for the report.
+    pub place: String,
+    /// The head.
+    pub checkpoint: Checkpoint,
+}
+
+/// Whether the log contains a head from outside.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptResult {
+    /// Where it is from.
+    pub place: String,
+    /// Leaves that it covers.
+    pub size: u64,
+    /// Whether the log begins with those.
+    pub ok: bool,
+}
+
+/// A defect.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BadEntry {
+    /// Position in the chain; `None` for a leaf that no seal covers.
+    pub seq: Option<i64>,
+    /// The event, where it is known.
+    pub event_id: Option<String>,
+    /// What is wrong, one sentence.
+    pub why: String,
+}
+
+/// The result of a verification.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditVerification {
+    /// Whether nothing is wrong.
+    pub ok: bool,
+    /// What that means and what it does not, one sentence.
+    pub statement: String,
+    /// Links checked.
+    pub sealed: u64,
+    /// Leaves that wait for their seal; nothing but their own hash protects them yet.
+    pub unsealed: u64,
+    /// How many entries are bad.
+    pub bad: u64,
+    /// The first of them: by position, then those without one.
+    pub first_bad: Option<BadEntry>,
+    /// The last link as the store says it: what to note elsewhere.
+    pub head: LogHead,
+    /// The head from elsewhere that the log was held against.
+    pub noted: Option<LogHead>,
+    /// Root of the tree over all sealed leaves, in hexadecimal; `None` when the chain is not whole.
+    pub root: Option<String>,
+    /// Signed heads of the store that were compared.
+    pub checkpoints: u64,
+    /// Signed heads from outside of the store that were compared.
+    pub kept: Vec<KeptResult>,
+}
+
+impl AuditLog {
+    /// Checks the whole log against itself: every leaf, the chain, its gaps, the tree, its signed heads, and the leaves that
+    /// wait.
+    ///
+    /// An edit of any column, a deletion in the middle, an inserted or swapped row is found. What a rewrite of the
+    /// whole log or a cut of its end leaves behind is consistent in itself: see [`verify_from`](Self::verify_from) and
+    /// [`verify_against`](Self::verify_against).
+    ///
+    /// # Errors
+    /// `Interrupted`, `Timeout`; `Busy`, `Unreachable`. A defect is no error but a line of the result.
+    pub async fn verify(&self, ctx: &OpContext) -> Result<AuditVerification> {
+        self.verify_against(ctx, None, &[]).await
+    }
+
+    /// As [`verify`](Self::verify), and the log must contain a link that was noted outside of the store. A cut tail,
+    /// a wiped log and a rewritten chain are found as far as that link reaches.
+    ///
+    /// # Errors
+    /// As [`verify`](Self::verify).
+    pub async fn verify_from(&self, ctx: &OpContext, noted: LogHead) -> Result<AuditVerification> {
+        self.verify_against(ctx, Some(noted), &[]).await
+    }
+
+    /// As [`verify`](Self::verify), and the log must begin with every signed head that was kept outside of the store.
+    ///
+    /// # Errors
+    /// As [`verify`](Self::verify).
+    pub async fn verify_against(
+        &self,
+        ctx: &OpContext,
+        noted: Option<LogHead>,
+        kept: &[Kept],
+    ) -> Result<AuditVerification> {
+        let mut tree = TreeCheck::begin(self, kept).await?;
+        let mut checker = Checker::new(noted);
+        self.check_chain(ctx, &mut checker, &mut tree).await?;
+        checker.end_of_chain();
+        if checker.found_nothing() {
+            for (seq, why) in tree.finish(self, checker.end()).await? {
+                checker.bad(seq, None, why);
+            }
+        }
+        self.check_unsealed(ctx, &mut checker).await?;
+        Ok(checker.result(tree))
+    }
+
+    async fn check_chain(&self, ctx: &OpContext, checker: &mut Checker, tree: &mut TreeCheck) -> Result<()> {
+        let mut after = None;
+        loop {
+            ctx.check()?;
+            let page = self.store().sealed_page(after, PAGE).await?;
+            if let Some(last) = page.entries.last() {
+                tree.prepare(self.store(), last.seal.seq).await?;
+            }
+            for entry in &page.entries {
+                checker.entry(entry, tree);
+                after = Some(entry.seal.seq);
+            }
+            if tree.whole()
+                && let Some((seq, why)) = tree.compare_full(self.store()).await?
+            {
+                checker.bad_at(seq, why);
+            }
+            match page.unreadable {
+                Some((seq, why)) => {
+                    checker.unreadable(seq, &why);
+                    tree.stop();
+                    after = Some(seq);
+                }
+                None if page.entries.len() < PAGE as usize => return Ok(()),
+                None => {}
+            }
+        }
+    }
+
+    async fn check_unsealed(&self, ctx: &OpContext, checker: &mut Checker) -> Result<()> {
+        let mut after = None;
+        loop {
+            ctx.check()?;
+            let page = self.store().unsealed_page(after, PAGE).await?;
+            for leaf in &page.leaves {
+                checker.unsealed_leaf(&leaf.leaf, leaf.pending);
+                after = Some(leaf.id);
+            }
+            match page.unreadable {
+                Some((id, why)) => {
+                    checker.unsealed += 1;
+                    checker.bad(None, None, format!("an unsealed row cannot be read: {why}"));
+                    after = Some(id);
+                }
+                None if page.leaves.len() < PAGE as usize => break,
+                None => {}
+            }
+        }
+        let vanished = self.store().vanished_pending().await?;
+        for _ in 0..vanished {
+            checker.bad(None, None, "a leaf that waited for its seal is gone".into());
+        }
+        Ok(())
+    }
+}
