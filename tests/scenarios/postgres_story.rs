@@ -59,7 +59,7 @@ async fn story(place: &Place, database: &TestDatabase, folder: &Path) {
         .expect("the awkward table is there");
     assert_eq!(awkward.trim(), "1");
     copy.close().await;
-    assert!(dm.audit().verify(&dm.context(), None).await.expect("the trail verifies").ok);
+    assert!(dm.audit().verify(&dm.context(), &Default::default()).await.expect("the trail verifies").ok);
     dm.close().await;
 }
 

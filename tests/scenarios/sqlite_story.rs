@@ -49,7 +49,7 @@ pub(crate) async fn story(place: &Place, folder: &std::path::Path) {
     assert_eq!(number(&copy, "SELECT sum(total * id) FROM orders").await, truth);
     copy.close().await;
 
-    let audit = dm.audit().verify(&dm.context(), None).await.expect("the trail verifies");
+    let audit = dm.audit().verify(&dm.context(), &Default::default()).await.expect("the trail verifies");
     assert!(audit.ok);
     // A restore onto a file with something in it is refused, and the file is untouched.
     let plan = dm.plan_restore(&dm.context(), &options).await;

@@ -1,19 +1,57 @@
-//! The audit trail: read and verify.
+//! The audit trail: read, verified, proven.
 
-use dm_audit::{AuditVerification, LogFilter, LogHead, SealedEvent};
-use dm_core::{Action, OpContext, Result};
-use dm_store::Page;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use crate::DataManager;
+use chrono::{DateTime, Utc};
+use dm_audit::{
+    AuditLog, AuditVerification, Checkpoint, ConsistencyProof, EventProof, Kept, LogFilter, LogHead, LogKey,
+    NoteVerifier, SealReport, SealedEvent, SignedCheckpoint, leaf_name,
+};
+use dm_core::{Action, Error, ErrorKind, OpContext, Result};
+use dm_store::{Page, Store};
+use serde::Serialize;
+
+use crate::config::AuditConfig;
 use crate::pipeline::Operation;
+use crate::{Config, DataManager};
 
 const LOG: Action = Action::read("audit", "log");
 const VERIFY: Action = Action::read("audit", "verify");
+const CHECKPOINT: Action = Action::read("audit", "checkpoint");
+const PROVE: Action = Action::read("audit", "prove");
+const KEY: Action = Action::read("audit", "key");
+const REPLACE_KEY: Action = Action::write("audit", "replace-key");
+
+/// The longest that a critical action waits for another program that seals.
+const SETTLE: Duration = Duration::from_secs(10);
 
 /// The trail of a [`DataManager`].
 #[derive(Clone, Copy, Debug)]
 pub struct Audits<'a> {
     pub(crate) dm: &'a DataManager,
+}
+
+/// What the trail is held against, beside itself.
+#[derive(Clone, Debug, Default)]
+pub struct AuditVerifyOptions {
+    /// A head that was noted.
+    pub from: Option<LogHead>,
+    /// Signed checkpoints that were kept outside: from where, and the note.
+    pub checkpoints: Vec<(String, String)>,
+    /// The public key that signed them; the trail's own keys when `None`.
+    pub key: Option<NoteVerifier>,
+}
+
+/// The key that signs the trail's heads.
+#[derive(Clone, Debug, Serialize)]
+pub struct AuditKey {
+    /// The public key: what a verifier needs.
+    pub vkey: String,
+    /// The name of the log.
+    pub origin: String,
+    /// The file with the private key.
+    pub file: PathBuf,
 }
 
 impl Audits<'_> {
@@ -31,20 +69,325 @@ impl Audits<'_> {
         self.dm.operate(ctx, Operation::new(LOG, "*"), work).await
     }
 
-    /// Seals what is committed, then recomputes every leaf and the chain. With a head that was noted outside before, a
-    /// cut tail, a wiped log and a rewritten chain are found too; without one, only inner consistency can be claimed.
+    /// Seals what is committed, then recomputes every leaf, the chain, the tree and its signed heads. With a head that was
+    /// noted outside or a checkpoint that was kept there, a cut tail, a wiped log and a rewritten chain are found too;
+    /// without, only inner consistency can be claimed.
     ///
     /// # Errors
-    /// `Unreachable`; damage is not an error but in the report.
-    pub async fn verify(&self, ctx: &OpContext, from: Option<&LogHead>) -> Result<AuditVerification> {
+    /// `Unreachable`; `Invalid` for what is not a checkpoint, `CheckFailed` for one that none of the keys signed. Damage is
+    /// not an error but in the report.
+    pub async fn verify(&self, ctx: &OpContext, options: &AuditVerifyOptions) -> Result<AuditVerification> {
         let work = async {
             let audit = self.dm.audit_log(ctx).await?;
-            audit.seal(ctx).await?;
-            match from {
-                Some(head) => audit.verify_from(ctx, *head).await,
-                None => audit.verify(ctx).await,
-            }
+            let mut kept = opened(audit, options).await?;
+            // Read before anything new is signed and taken there.
+            let unread = self.dm.read_anchors(ctx, audit, &mut kept).await?;
+            let sealed = self.dm.seal_and_anchor(ctx, audit).await?;
+            let mut verification = audit.verify_against(ctx, options.from, &kept).await?;
+            verification.unsigned = sealed.unsigned;
+            verification.unread = unread;
+            Ok(verification)
         };
         self.dm.operate(ctx, Operation::new(VERIFY, "*"), work).await
     }
+
+    /// Seals what is committed and gives the newest signed head.
+    ///
+    /// # Errors
+    /// `CheckFailed` when it cannot be signed, saying why; `NotFound` for an empty trail; `Unreachable`.
+    pub async fn checkpoint(&self, ctx: &OpContext) -> Result<SignedCheckpoint> {
+        let work = async { newest(self.dm.seal_and_anchor(ctx, self.dm.audit_log(ctx).await?).await?) };
+        self.dm.operate(ctx, Operation::new(CHECKPOINT, "*"), work).await
+    }
+
+    /// Proves that an event, by its number or its id, is in the trail: by the newest signed head, or by one that was kept.
+    /// The payload is part of the proof only when asked for.
+    ///
+    /// # Errors
+    /// `NotFound`, `Invalid`, `Corrupt`, `CheckFailed`, `Unreachable`.
+    pub async fn prove(
+        &self,
+        ctx: &OpContext,
+        event: &str,
+        by: Option<&str>,
+        with_payload: bool,
+    ) -> Result<EventProof> {
+        let work = async {
+            let name = leaf_name(event)?;
+            let audit = self.dm.audit_log(ctx).await?;
+            let report = self.dm.seal_and_anchor(ctx, audit).await?;
+            let head = match by {
+                Some(note) => {
+                    opened_by_any(audit, note, None).await?;
+                    SignedCheckpoint::of_note(note)?
+                }
+                None => newest(report)?,
+            };
+            audit.prove(ctx, &name, Some(&head), with_payload).await
+        };
+        self.dm.operate(ctx, Operation::new(PROVE, event), work).await
+    }
+
+    /// Proves that the newest signed head continues one that was kept.
+    ///
+    /// # Errors
+    /// `CheckFailed` when it does not; `Invalid`, `Unreachable`.
+    pub async fn prove_consistency(&self, ctx: &OpContext, old: &str) -> Result<ConsistencyProof> {
+        let work = async {
+            let audit = self.dm.audit_log(ctx).await?;
+            let old = opened_by_any(audit, old, None).await?;
+            newest(audit.seal(ctx).await?)?;
+            audit.prove_consistency(ctx, &old).await
+        };
+        self.dm.operate(ctx, Operation::new(PROVE, "*"), work).await
+    }
+
+    /// The key that signs; made when there is none and the trail was never signed.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none, saying why; `Unreachable`.
+    pub async fn key(&self, ctx: &OpContext) -> Result<AuditKey> {
+        let work = async {
+            let state = self.dm.state(ctx).await?;
+            described(&state.audit, &key_file(&self.dm.config, &state.store))
+        };
+        self.dm.operate(ctx, Operation::new(KEY, "*"), work).await
+    }
+
+    /// Lets a new key sign from here on, whatever became of the old one: whose file is kept beside it when it is still
+    /// there. What was signed before must be continued, and the change is in the trail.
+    ///
+    /// # Errors
+    /// `CheckFailed` when the log does not continue what was signed; `Denied`, `Unreachable`.
+    pub async fn replace_key(&self, ctx: &OpContext) -> Result<AuditKey> {
+        let work = async {
+            let state = self.dm.state(ctx).await?;
+            let path = key_file(&self.dm.config, &state.store);
+            // What waits is still the old key's to sign.
+            state.audit.seal(ctx).await?;
+            LogKey::set_aside(&path)?;
+            let key = LogKey::create(&path, self.dm.config.audit.origin.as_deref())?;
+            state.audit.change_key(key);
+            let report = state.audit.seal_with_new_key(ctx).await?;
+            if let Some(why) = report.unsigned {
+                return Err(Error::new(ErrorKind::CheckFailed, why));
+            }
+            described(&state.audit, &path)
+        };
+        self.dm.operate(ctx, Operation::new(REPLACE_KEY, "*"), work).await
+    }
+}
+
+/// How the trail is: for the page of `status`.
+#[derive(Clone, Debug, Serialize)]
+pub struct AuditStatus {
+    /// The name of the log, once it was signed.
+    pub origin: Option<String>,
+    /// Entries that its newest signed head covers.
+    pub size: u64,
+    /// Why the head is not signed; `None` when it is.
+    pub unsigned: Option<String>,
+    /// The places that it is taken to, with those that fail.
+    pub anchors: Vec<AnchorStatus>,
+}
+
+/// How far one place has the signed heads.
+#[derive(Clone, Debug, Serialize)]
+pub struct AnchorStatus {
+    /// Where.
+    pub anchor: String,
+    /// Entries that the newest head there covers.
+    pub size: i64,
+    /// When that was taken there.
+    pub at: Option<DateTime<Utc>>,
+    /// Why the last try failed; `None` when it did not.
+    pub failure: Option<String>,
+}
+
+impl DataManager {
+    /// Seals, signs, and takes the signed head to the anchors. What of that fails but the sealing is in the answer, and in the
+    /// store's record of the anchors.
+    pub(crate) async fn seal_and_anchor(&self, ctx: &OpContext, audit: &AuditLog) -> Result<SealReport> {
+        let report = audit.seal(ctx).await?;
+        let anchors = self.anchors()?;
+        let timeout = self.config.audit.anchor_timeout;
+        for state in audit.publish(ctx, &anchors, timeout).await? {
+            if let Some(failure) = state.failure {
+                tracing::warn!(anchor = %state.anchor, "the audit trail's checkpoint is not there: {failure}");
+            }
+        }
+        Ok(report)
+    }
+
+    /// Waits until everything appended so far is sealed, signed and anchored, as far as that can be: critical actions do not
+    /// begin and do not end in the window in which only their own hash speaks for them. A place that cannot be reached does
+    /// not keep a restore from happening: it is said, and made up for.
+    pub(crate) async fn settle(&self, ctx: &OpContext, audit: &AuditLog) {
+        let unhindered = ctx.clone().with_cancellation(Default::default());
+        let give_up = Instant::now() + SETTLE;
+        loop {
+            match self.seal_and_anchor(&unhindered, audit).await {
+                Ok(report) if report.led => {
+                    if let Some(why) = report.unsigned {
+                        tracing::warn!("the audit trail is sealed, but its head is not signed: {why}");
+                    }
+                    return;
+                }
+                Ok(_) if Instant::now() < give_up => tokio::time::sleep(Duration::from_millis(20)).await,
+                Ok(_) => return tracing::warn!("another program is still sealing the audit trail"),
+                Err(error) => return tracing::warn!(%error, "a critical action is not sealed yet"),
+            }
+        }
+    }
+
+    /// Reads the signed heads that the anchors have. Gives those that could not be read, with the reason.
+    async fn read_anchors(
+        &self,
+        ctx: &OpContext,
+        audit: &AuditLog,
+        kept: &mut Vec<Kept>,
+    ) -> Result<Vec<String>> {
+        let mut keys: Vec<NoteVerifier> = Vec::new();
+        for vkey in audit.store().checkpoint_keys().await? {
+            keys.push(vkey.parse()?);
+        }
+        keys.extend(audit.verifier().filter(|own| !keys.contains(own)));
+        let mut unread = Vec::new();
+        for anchor in self.anchors()? {
+            for key in &keys {
+                let notes = match anchor.kept(ctx, key.name()).await {
+                    Ok(notes) => notes,
+                    // Before the first backup there is no repository yet.
+                    Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                    Err(error) => {
+                        unread.push(format!("{}: {error}", anchor.name()));
+                        break;
+                    }
+                };
+                // A folder may hold other trails' checkpoints as well; what is not signed by this key is not this one's.
+                kept.extend(
+                    notes
+                        .iter()
+                        .filter_map(|note| Checkpoint::open(note, key).ok())
+                        .map(|checkpoint| Kept { place: anchor.name().to_owned(), checkpoint }),
+                );
+            }
+        }
+        Ok(unread)
+    }
+
+    /// How the trail is. Seals nothing.
+    pub(crate) async fn audit_status(&self, ctx: &OpContext) -> Result<AuditStatus> {
+        let audit = self.audit_log(ctx).await?;
+        let states = audit.store().anchor_states().await?;
+        let configured = self.anchors()?;
+        let anchors = configured.iter().map(|anchor| {
+            let state = states.iter().find(|s| s.anchor == anchor.name());
+            AnchorStatus {
+                anchor: anchor.name().to_owned(),
+                size: state.map_or(0, |s| s.size),
+                at: state.and_then(|s| s.at),
+                failure: state.and_then(|s| s.failure.clone()),
+            }
+        });
+        let anchors = anchors.collect();
+        let head = audit.checkpoint().await?;
+        Ok(AuditStatus {
+            size: head.as_ref().map_or(0, |head| head.size),
+            origin: head.map(|head| head.origin),
+            unsigned: audit.key_problem(),
+            anchors,
+        })
+    }
+}
+
+fn described(audit: &AuditLog, file: &Path) -> Result<AuditKey> {
+    match audit.key_problem() {
+        Some(why) => Err(Error::not_found(why)),
+        None => match audit.verifier() {
+            Some(key) => Ok(AuditKey { vkey: key.to_string(), origin: key.name().into(), file: file.into() }),
+            None => Err(Error::not_found("the trail is kept in memory and not signed")),
+        },
+    }
+}
+
+fn newest(report: SealReport) -> Result<SignedCheckpoint> {
+    match (report.checkpoint, report.unsigned) {
+        (_, Some(why)) => {
+            Err(Error::new(ErrorKind::CheckFailed, format!("the trail's head is not signed: {why}"))
+                .with_hint(
+                    "run \"dm audit verify\"; if the key is lost, make a new one: dm audit key --replace",
+                ))
+        }
+        (Some(checkpoint), None) => Ok(checkpoint),
+        (None, None) => Err(Error::not_found("the trail has no signed checkpoint yet")),
+    }
+}
+
+async fn opened(audit: &AuditLog, options: &AuditVerifyOptions) -> Result<Vec<Kept>> {
+    let mut kept = Vec::with_capacity(options.checkpoints.len());
+    for (place, note) in &options.checkpoints {
+        let checkpoint =
+            opened_by_any(audit, note, options.key.as_ref()).await.map_err(|e| e.about(place.clone()))?;
+        kept.push(Kept { place: place.clone(), checkpoint });
+    }
+    Ok(kept)
+}
+
+/// Opens a checkpoint by the key given, else by one of the trail's own: that of the key file first, which is not in the
+/// store.
+async fn opened_by_any(audit: &AuditLog, note: &str, key: Option<&NoteVerifier>) -> Result<Checkpoint> {
+    if let Some(key) = key {
+        return Checkpoint::open(note, key);
+    }
+    let mut keys: Vec<NoteVerifier> = audit.verifier().into_iter().collect();
+    for vkey in audit.store().checkpoint_keys().await? {
+        keys.push(vkey.parse()?);
+    }
+    let said = Checkpoint::read_unchecked(note)?;
+    keys.iter().find_map(|key| Checkpoint::open(note, key).ok()).ok_or_else(|| {
+        Error::new(
+            ErrorKind::CheckFailed,
+            format!("the checkpoint of {} is signed by none of this trail's keys", said.origin),
+        )
+        .with_hint("give the public key that signed it: --key VKEY")
+    })
+}
+
+/// Where the private key is: as configured, else beside the state's file, else beside the configuration.
+pub(crate) fn key_file(config: &Config, store: &Store) -> PathBuf {
+    let beside = |file: &Path| file.with_file_name("audit.key");
+    match (&config.audit.key_file, store.file(), &config.file) {
+        (Some(file), _, _) => file.clone(),
+        (None, Some(state), _) => beside(state),
+        (None, None, Some(file)) => beside(file),
+        (None, None, None) => PathBuf::from("audit.key"),
+    }
+}
+
+/// The trail in a store, with the key that signs it. A key is made only for a trail that was never signed: one that is
+/// missing was lost, or is on another host.
+pub(crate) async fn with_key(store: Store, config: &Config) -> Result<AuditLog> {
+    let path = key_file(config, &store);
+    let AuditConfig { key_file: configured, origin, .. } = &config.audit;
+    let log = AuditLog::new(store);
+    if log.store().is_in_memory() && configured.is_none() {
+        return Ok(log);
+    }
+    let key = match LogKey::open(&path) {
+        Ok(None) => match log.store().checkpoint_keys().await?.pop() {
+            Some(other) => {
+                let file = path.display();
+                let why = format!("{file} is missing, the key that signs the trail ({other})");
+                return Ok(log.without_key(why));
+            }
+            None => LogKey::create(&path, origin.as_deref()),
+        },
+        Ok(Some(key)) => Ok(key),
+        Err(error) => Err(error),
+    };
+    Ok(match key {
+        Ok(key) => log.signed_by(key),
+        Err(error) => log.without_key(error.to_string()),
+    })
 }

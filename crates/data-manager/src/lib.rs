@@ -20,6 +20,7 @@
 //! runs through one pipeline: permission check, durable intent, work, recorded outcome. What the command line can do, this
 //! crate can do under the same name.
 
+mod anchors;
 mod audit;
 mod backups;
 mod builder;
@@ -38,7 +39,7 @@ mod restores;
 mod status;
 mod targets;
 
-pub use audit::Audits;
+pub use audit::{AnchorStatus, AuditKey, AuditStatus, AuditVerifyOptions, Audits};
 pub use backups::{BackupOptions, Backups, NewKey};
 pub use builder::DataManagerBuilder;
 pub use config::Config;

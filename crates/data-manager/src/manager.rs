@@ -117,8 +117,15 @@ impl DataManager {
         }
         if let Some(state) = self.state.get() {
             // Sealing is what a daemon does every second; a program that ends does it on its way out.
-            if let Err(error) = state.audit.seal(&self.context()).await {
-                tracing::warn!(%error, "the last audit events are not sealed yet; the next run seals them");
+            match self.seal_and_anchor(&self.context(), &state.audit).await {
+                Ok(report) => {
+                    if let Some(why) = report.unsigned {
+                        tracing::warn!("the audit trail is sealed, but its head is not signed: {why}");
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the last audit events are not sealed yet; the next run seals them");
+                }
             }
             state.store.close().await;
         }
@@ -128,7 +135,7 @@ impl DataManager {
         self.state
             .get_or_try_init(|| async {
                 let store = Store::open(&self.state_url, ctx).await?;
-                Ok(State { audit: AuditLog::new(store.clone()), store })
+                Ok(State { audit: crate::audit::with_key(store.clone(), &self.config).await?, store })
             })
             .await
     }

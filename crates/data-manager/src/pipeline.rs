@@ -143,6 +143,7 @@ impl DataManager {
         async {
             let began = Instant::now();
             let audit = self.audit_log(ctx).await?;
+            let critical = is_critical(action);
             if let Err(denied) = self.permissions().check(ctx.actor(), action, &resource) {
                 let refused = event(ctx, &intent, AuditOutcome::Denied, began, Some(&denied));
                 audit.record_run(&start(ctx, &intent), &end(&refused, None), &refused).await?;
@@ -161,6 +162,9 @@ impl DataManager {
                     begun => begun?,
                 }
             }
+            if critical {
+                self.settle(ctx, audit).await;
+            }
             // The work watches the context itself: dropping it here would leave behind what it cleans up when cancelled.
             let result = match ctx.check() {
                 Ok(()) => work.await,
@@ -173,6 +177,9 @@ impl DataManager {
             } else {
                 audit.append(ctx, &ended).await
             };
+            if critical {
+                self.settle(ctx, audit).await;
+            }
             let duration_ms = began.elapsed().as_millis();
             match &result {
                 Ok(_) => tracing::info!(outcome = "success", duration_ms, "finished"),
@@ -193,6 +200,17 @@ impl DataManager {
         .instrument(span)
         .await
     }
+}
+
+/// What destroys or replaces data, or changes who may act or what is believed: its intent is sealed and anchored before it
+/// happens, its outcome before the caller has the answer.
+fn is_critical(action: Action) -> bool {
+    action.writes
+        && matches!(
+            (action.area, action.verb),
+            ("restore" | "access", _)
+                | (_, "restore" | "delete" | "expire" | "erase" | "replace-key" | "drop-slot")
+        )
 }
 
 fn outcome_of(kind: ErrorKind) -> AuditOutcome {

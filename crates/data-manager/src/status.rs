@@ -9,8 +9,8 @@ use dm_core::{Action, BackupMode, Engine, ErrorKind, Finding, OpContext, Period,
 use dm_store::{ProofKind, RecoveryProof};
 use serde::Serialize;
 
-use crate::DataManager;
 use crate::pipeline::Operation;
+use crate::{AuditStatus, DataManager};
 
 const STATUS: Action = Action::read("system", "status");
 
@@ -68,6 +68,8 @@ pub struct StatusReport {
     pub verdict: Verdict,
     /// Target by target.
     pub targets: Vec<TargetStatus>,
+    /// The audit trail: its signed head, and the places that have it.
+    pub audit: AuditStatus,
     /// What could not be read.
     pub problems: Vec<Finding>,
     /// When this was looked at.
@@ -116,7 +118,8 @@ impl DataManager {
         }
         let worst = targets.iter().map(|t| t.verdict).max().unwrap_or(Verdict::Unprotected);
         let verdict = if problems.is_empty() { worst } else { worst.max(Verdict::AtRisk) };
-        Ok(StatusReport { verdict, targets, problems, at: ctx.now() })
+        let audit = self.audit_status(ctx).await?;
+        Ok(StatusReport { verdict, targets, audit, problems, at: ctx.now() })
     }
 
     /// The logs that are shipped: of the targets named, and of the servers' own targets.

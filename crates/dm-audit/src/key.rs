@@ -55,6 +55,25 @@ impl LogKey {
         }
     }
 
+    /// Moves a key file aside, beside its place and with its memory, so that another can be made. No file is no error.
+    ///
+    /// # Errors
+    /// `Denied`.
+    pub fn set_aside(path: &Path) -> Result<()> {
+        let suffix = format!(".{}.old", Uuid::now_v7().simple());
+        for (file, ending) in [(path.to_owned(), ""), (memory_of(path), ".last")] {
+            let mut name = path.as_os_str().to_owned();
+            name.push(&suffix);
+            name.push(ending);
+            match fs::rename(&file, PathBuf::from(name)) {
+                Ok(()) => {}
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                Err(e) => return Err(io(e, &file, "the old key of the audit log cannot be set aside")),
+            }
+        }
+        Ok(())
+    }
+
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -98,10 +117,14 @@ impl LogKey {
     }
 
     fn memory(&self) -> PathBuf {
-        let mut name = self.path.as_os_str().to_owned();
-        name.push(".last");
-        name.into()
+        memory_of(&self.path)
     }
+}
+
+fn memory_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".last");
+    name.into()
 }
 
 #[cfg(unix)]

@@ -10,6 +10,7 @@
 //!
 //! `docs/audit.md` defines every hash, so that a verifier can be written from it in another language.
 
+mod anchor;
 mod checkpoint;
 mod encoding;
 mod head;
@@ -24,6 +25,7 @@ mod sign;
 mod tiles;
 mod verify;
 
+pub use anchor::Anchor;
 pub use checkpoint::{Checkpoint, SignedCheckpoint};
 pub use encoding::{LEAF_VERSION, chain_hash, commitment, leaf_hash};
 pub use head::LogHead;

@@ -1,6 +1,6 @@
 //! Appending and reading.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -23,8 +23,11 @@ pub type LogFilter = LeafFilter;
 pub struct AuditLog {
     store: Store,
     /// The key that signs heads; the reason when one is meant to be there and is not.
-    key: Arc<std::result::Result<Option<LogKey>, String>>,
+    key: Arc<RwLock<Arc<Signing>>>,
 }
+
+/// The key that signs, if heads are signed at all, or why there is none.
+pub(crate) type Signing = std::result::Result<Option<LogKey>, String>;
 
 /// A line of the log, as it is listed and exported (one JSON object a line).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -65,33 +68,47 @@ impl AuditLog {
     /// The audit log that lives in this store. Its heads are not signed: see [`signed_by`](Self::signed_by).
     #[must_use]
     pub fn new(store: Store) -> Self {
-        Self { store, key: Arc::new(Ok(None)) }
+        Self { store, key: Arc::new(RwLock::new(Arc::new(Ok(None)))) }
     }
 
     /// Signs the heads with this key.
     #[must_use]
     pub fn signed_by(self, key: LogKey) -> Self {
-        Self { key: Arc::new(Ok(Some(key))), ..self }
+        self.set_key(Ok(Some(key)));
+        self
     }
 
     /// Heads should be signed and cannot be, for this reason. Every seal says so; nothing else is kept from happening.
     #[must_use]
     pub fn without_key(self, why: impl Into<String>) -> Self {
-        Self { key: Arc::new(Err(why.into())), ..self }
+        self.set_key(Err(why.into()));
+        self
     }
 
-    /// The key that signs, if any, or why there is none.
-    pub(crate) fn key(&self) -> std::result::Result<Option<&LogKey>, &str> {
-        match &*self.key {
-            Ok(key) => Ok(key.as_ref()),
-            Err(why) => Err(why),
-        }
+    /// From now on this key signs, in all clones of this log; see [`seal_with_new_key`](Self::seal_with_new_key).
+    pub fn change_key(&self, key: LogKey) {
+        self.set_key(Ok(Some(key)));
+    }
+
+    fn set_key(&self, key: Signing) {
+        // A lock that is poisoned holds a whole value: it is only ever replaced.
+        *self.key.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(key);
+    }
+
+    pub(crate) fn key(&self) -> Arc<Signing> {
+        Arc::clone(&self.key.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Why heads cannot be signed, when they should be.
+    #[must_use]
+    pub fn key_problem(&self) -> Option<String> {
+        self.key().as_ref().as_ref().err().cloned()
     }
 
     /// The public key that signs, if there is one.
     #[must_use]
-    pub fn verifier(&self) -> Option<&NoteVerifier> {
-        self.key().ok().flatten().map(LogKey::verifier)
+    pub fn verifier(&self) -> Option<NoteVerifier> {
+        self.key().as_ref().as_ref().ok()?.as_ref().map(|key| key.verifier().clone())
     }
 
     /// The store.

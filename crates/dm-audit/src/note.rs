@@ -124,9 +124,8 @@ impl NoteSigner {
         let bad = || Error::invalid("this is not a private key of a signed note");
         let rest = text.expose().trim().strip_prefix(PRIVATE).ok_or_else(bad)?;
         let mut parts = rest.splitn(3, '+');
-        let (name, id, key) = match (parts.next(), parts.next(), parts.next()) {
-            (Some(name), Some(id), Some(key)) => (name, id, key),
-            _ => return Err(bad()),
+        let (Some(name), Some(id), Some(key)) = (parts.next(), parts.next(), parts.next()) else {
+            return Err(bad());
         };
         let typed = BASE64.decode(key).map_err(|_| bad())?;
         let seed = match typed.split_first() {

@@ -90,10 +90,10 @@ impl AuditLog {
 
     async fn follow_and_sign(&self, ctx: &OpContext, lease: &Lease, takes_over: bool) -> Result<()> {
         sign::follow(self.store(), ctx, lease, LEASE_DURATION).await?;
-        match self.key() {
+        match &*self.key() {
             Ok(Some(key)) => sign::sign(self.store(), ctx, lease, LEASE_DURATION, key, takes_over).await,
             Ok(None) => Ok(()),
-            Err(why) => Err(Error::invalid(why)),
+            Err(why) => Err(Error::invalid(why.as_str())),
         }
     }
 
@@ -103,7 +103,7 @@ impl AuditLog {
         if end == 0 || self.store().tree_size().await? != end {
             return Ok(end == 0);
         }
-        match self.key() {
+        match &*self.key() {
             Ok(None) => Ok(true),
             Ok(Some(_)) | Err(_) => {
                 Ok(self.store().last_checkpoint().await?.is_some_and(|last| last.size == end))
@@ -154,7 +154,7 @@ fn is_of_signing(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::CheckFailed | ErrorKind::Corrupt | ErrorKind::Invalid | ErrorKind::Denied)
 }
 
-fn reason(error: &Error) -> String {
+pub(crate) fn reason(error: &Error) -> String {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {

@@ -9,6 +9,7 @@
 //!   it keeps the log that was shipped ([`Repository::put_log`], [`LogListing`]).
 //! - Nothing here knows an engine: what goes in and out are members, blocks and facts of `dm-core`.
 
+mod checkpoints;
 mod cloud;
 mod commit;
 mod content;
@@ -45,6 +46,7 @@ mod write_pages;
 mod write_stream;
 mod writer;
 
+pub use checkpoints::CheckpointEntry;
 pub use format::{BackupHeader, Counts, InventoryRef, PinState, RootRef, Sizes, Verification, VerifyLevel};
 pub use keys::{Identity, Recipient};
 pub use listing::Listing;

@@ -385,8 +385,9 @@ fn already_there() -> Error {
 
 /// Something in the place that no repository has.
 async fn foreign(storage: &Storage, ctx: &OpContext) -> Result<Option<String>> {
-    const OURS: [&str; 9] = [
+    const OURS: [&str; 10] = [
         "repository.json",
+        "audit",
         "backups",
         "logs",
         "tombstones",

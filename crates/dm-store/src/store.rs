@@ -1,5 +1,6 @@
 //! Opening, connections and transactions.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use crate::location::{Location, sqlite_url};
 use crate::{error, files, migrate, sql};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const IN_MEMORY: &str = "memory";
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The system's own state. Cheap to clone; clones share their connections.
@@ -24,6 +26,7 @@ pub struct Store(Arc<Inner>);
 struct Inner {
     dialect: Dialect,
     location: String,
+    file: Option<PathBuf>,
     /// SQLite: a single connection, so that the writers of a process queue fairly instead of polling for the lock.
     writer: AnyPool,
     reader: AnyPool,
@@ -78,7 +81,11 @@ impl Store {
                 (pool.clone(), pool)
             }
         };
-        Ok(Self(Arc::new(Inner { dialect, location: shown, writer, reader })))
+        let file = match location {
+            Location::Sqlite(path) => Some(path),
+            Location::Postgres(_) => None,
+        };
+        Ok(Self(Arc::new(Inner { dialect, location: shown, file, writer, reader })))
     }
 
     /// A store that lives in this process's memory and goes with it; for tests and examples.
@@ -96,13 +103,26 @@ impl Store {
         let mut connection = pool.acquire().await.map_err(error::map)?;
         migrate::migrate(&mut connection, dialect, ctx).await?;
         drop(connection);
-        Ok(Self(Arc::new(Inner { dialect, location: "memory".into(), writer: pool.clone(), reader: pool })))
+        let (location, file) = (IN_MEMORY.into(), None);
+        Ok(Self(Arc::new(Inner { dialect, location, file, writer: pool.clone(), reader: pool })))
     }
 
     /// Where it is, without secrets.
     #[must_use]
     pub fn location(&self) -> &str {
         &self.0.location
+    }
+
+    /// The file that it is in; `None` on a server and in memory.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        self.0.file.as_deref()
+    }
+
+    /// Whether it goes with this process.
+    #[must_use]
+    pub fn is_in_memory(&self) -> bool {
+        self.0.location == IN_MEMORY
     }
 
     /// Closes all connections, waiting for those in use. Idempotent; using the store afterwards fails with

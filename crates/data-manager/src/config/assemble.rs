@@ -16,7 +16,7 @@ use super::kind::Parsed;
 use super::nearest::nearest;
 use super::resolve::{Entry, Resolved};
 use super::sections::{
-    AccessConfig, BackupConfig, BackupRetentionConfig, CheckConfig, EngineConfig, LogConfig,
+    AccessConfig, AuditConfig, BackupConfig, BackupRetentionConfig, CheckConfig, EngineConfig, LogConfig,
     MonitoringConfig, PlaceConfig, RecoveryConfig, RepositoryConfig, RetentionConfig, StoreConfig,
     TargetConfig, VerifyAfter,
 };
@@ -125,6 +125,7 @@ pub(super) struct Assembled {
     pub(super) log: LogConfig,
     pub(super) recovery: RecoveryConfig,
     pub(super) store: StoreConfig,
+    pub(super) audit: AuditConfig,
     pub(super) access: AccessConfig,
     pub(super) retention: RetentionConfig,
     pub(super) monitoring: MonitoringConfig,
@@ -148,6 +149,7 @@ pub(super) fn assemble(resolved: &mut Resolved, file: &str, default_store: &str)
     });
     let store = Section::new(resolved, &["store"]);
     let log = Section::new(resolved, &["log"]);
+    let audit = Section::new(resolved, &["audit"]);
     let retention = Section::new(resolved, &["retention"]);
     let monitoring = Section::new(resolved, &["monitoring"]);
     Ok(Assembled {
@@ -158,6 +160,12 @@ pub(super) fn assemble(resolved: &mut Resolved, file: &str, default_store: &str)
             poll: log.required("poll")?,
         },
         recovery,
+        audit: AuditConfig {
+            key_file: audit.optional("key_file")?,
+            origin: audit.optional("origin")?,
+            anchors: audit.required("anchors")?,
+            anchor_timeout: audit.required("anchor_timeout")?,
+        },
         retention: RetentionConfig {
             soft_delete_grace_days: retention.required("soft_delete_grace_days")?,
             purge_schedule: retention.required("purge_schedule")?,

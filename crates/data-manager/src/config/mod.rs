@@ -40,7 +40,7 @@ use resolve::{Resolved, Surroundings, resolve};
 pub use cron::CronSchedule;
 pub use duration::parse as parse_duration;
 pub use sections::{
-    AccessConfig, BackupConfig, BackupRetentionConfig, CheckConfig, EngineConfig, LogConfig,
+    AccessConfig, AuditConfig, BackupConfig, BackupRetentionConfig, CheckConfig, EngineConfig, LogConfig,
     MonitoringConfig, PlaceConfig, RecoveryConfig, RepositoryConfig, RetentionConfig, StoreConfig,
     TargetConfig, VerifyAfter,
 };
@@ -84,6 +84,8 @@ pub struct Config {
     pub recovery: RecoveryConfig,
     /// The system's own state.
     pub store: StoreConfig,
+    /// The trail's signed heads.
+    pub audit: AuditConfig,
     /// Who may do what.
     pub access: AccessConfig,
     /// Soft-deleted rows. Read, used from a later release.
@@ -255,6 +257,7 @@ fn build(
         log: sections.log,
         recovery: sections.recovery,
         store: sections.store,
+        audit: sections.audit,
         access: sections.access,
         retention: sections.retention,
         monitoring: sections.monitoring,

@@ -230,6 +230,20 @@ pub struct StoreConfig {
     pub url: Secret,
 }
 
+/// `[audit]`: the trail's signed heads.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct AuditConfig {
+    /// File with the private key; beside the state when `None`.
+    pub key_file: Option<PathBuf>,
+    /// Name of the log, for a new key.
+    pub origin: Option<String>,
+    /// Where signed checkpoints are taken to.
+    pub anchors: Vec<String>,
+    /// Longest wait for one of those places.
+    pub anchor_timeout: Option<Duration>,
+}
+
 /// `[access]`.
 #[derive(Clone, Debug)]
 #[non_exhaustive]

@@ -67,6 +67,7 @@ fn heading(section: &str) -> String {
             "\n# A question of your own to a restored database. More of them: [recovery.check.<name>].\n"
         }
         "store" => "\n# The system's own state: runs and the audit trail.\n",
+        "audit" => "\n# The audit trail's signed checkpoints.\n",
         "access" => "\n# Who may do what.\n",
         "retention" => "\n# Soft-deleted rows.\n",
         "monitoring" => "\n# Watching the databases.\n",

@@ -167,6 +167,8 @@ impl Checker {
             root: root.map(hex::encode),
             checkpoints,
             kept,
+            unsigned: None,
+            unread: Vec::new(),
         }
     }
 

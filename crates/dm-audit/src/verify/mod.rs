@@ -76,6 +76,10 @@ pub struct AuditVerification {
     pub checkpoints: u64,
     /// Signed heads from outside of the store that were compared.
     pub kept: Vec<KeptResult>,
+    /// Why the head is not signed, where it should be and whoever asked looked.
+    pub unsigned: Option<String>,
+    /// Places outside that should have signed heads and could not be read, with the reason.
+    pub unread: Vec<String>,
 }
 
 impl AuditLog {

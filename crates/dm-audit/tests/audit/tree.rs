@@ -57,7 +57,7 @@ impl Signed {
 
     /// What the first bad entry is, when the log is held against a checkpoint that was kept.
     async fn against(&self, kept: &SignedCheckpoint) -> (bool, Option<i64>, String) {
-        let checkpoint = Checkpoint::open(&kept.note, self.log.verifier().unwrap()).unwrap();
+        let checkpoint = Checkpoint::open(&kept.note, &self.log.verifier().unwrap()).unwrap();
         let kept = [Kept { place: "a friend".into(), checkpoint }];
         let result = self.log.verify_against(&ctx(), None, &kept).await.unwrap();
         let bad = result.first_bad.clone();
@@ -268,7 +268,7 @@ async fn proofs_hold_offline(place: Place) {
     let log = Signed::new(place, 300).await;
     let early = log.log.checkpoint().await.unwrap().unwrap();
     let late = log.add(300..700).await;
-    let key = log.log.verifier().unwrap().clone();
+    let key = log.log.verifier().unwrap();
     let vkey = log.vkey();
     for (seq, by, payload) in
         [(1, None, true), (300, Some(&early), false), (301, None, true), (700, None, true)]

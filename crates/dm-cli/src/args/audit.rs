@@ -1,7 +1,9 @@
 //! `dm audit`.
 
-use clap::{Args, Subcommand, ValueEnum};
-use data_manager::audit_trail::LogHead;
+use std::path::PathBuf;
+
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
+use data_manager::audit_trail::{LogHead, NoteVerifier};
 use data_manager::{AuditOutcome, RunId};
 
 use super::LinesArgs;
@@ -9,7 +11,8 @@ use super::LinesArgs;
 /// Reads and checks the trail of everything that was done.
 ///
 /// Every operation leaves a line: who, what, on what, when, how it ended. The lines are chained by digests, so that a
-/// later change shows.
+/// later change shows, and the head of all lines is signed: a checkpoint. Checkpoints that are kept elsewhere find what
+/// whoever can write the trail could hide, and single lines can be proven to others without the trail.
 #[derive(Args, Debug)]
 pub(crate) struct AuditArgs {
     #[command(subcommand)]
@@ -20,6 +23,9 @@ pub(crate) struct AuditArgs {
 pub(crate) enum AuditCommand {
     Log(LogArgs),
     Verify(AuditVerifyArgs),
+    Checkpoint(CheckpointArgs),
+    Prove(ProveArgs),
+    Key(AuditKeyArgs),
 }
 
 /// Lists what was done, newest first.
@@ -111,9 +117,9 @@ impl From<OutcomeArg> for AuditOutcome {
 
 /// Checks that nothing in the trail was changed.
 ///
-/// Computes the chain of digests again from the first line to the last. Exits 9 and names the first bad line when
-/// anything differs. Compare the head that it prints with one that was kept elsewhere to detect a trail that was
-/// rewritten or cut as a whole.
+/// Computes the chain of digests and the tree over it again, from the first line to the last, and every signed checkpoint.
+/// Exits 9 and names the first bad line when anything differs. A trail that was rewritten or cut as a whole is consistent in
+/// itself: only a checkpoint (--checkpoint) or a head (--from) that was kept elsewhere detects it.
 #[derive(Args, Debug)]
 pub(crate) struct AuditVerifyArgs {
     /// A head that was printed earlier, `<number>:<digest>`; the trail must still contain it.
@@ -121,4 +127,100 @@ pub(crate) struct AuditVerifyArgs {
     /// Detects a trail that was rewritten or cut since then.
     #[arg(long, value_name = "HEAD")]
     pub(crate) from: Option<LogHead>,
+
+    /// A checkpoint that was kept elsewhere, in a file; the trail must still begin with what it signs. May be repeated.
+    ///
+    /// As "dm audit checkpoint --out" wrote it. Detects an edit, a deletion, a cut or wiped trail, and one that was written
+    /// and signed anew.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) checkpoint: Vec<PathBuf>,
+
+    /// The public key that signed the checkpoints.
+    ///
+    /// Without it the trail's own keys are tried: the key file's, and those on record.
+    #[arg(long, value_name = "VKEY", requires = "checkpoint")]
+    pub(crate) key: Option<NoteVerifier>,
+}
+
+/// Prints the newest signed checkpoint.
+///
+/// Seals what waits and signs the head of the trail first. The text is a C2SP checkpoint: the trail's name, how many lines it
+/// has, the root over them, and the signature. Keep it where nobody who can write the trail can write too; "dm audit verify
+/// --checkpoint" compares the trail with it.
+#[derive(Args, Debug)]
+pub(crate) struct CheckpointArgs {
+    /// Writes it to a new file instead.
+    ///
+    /// A file that exists is not overwritten.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+/// Proves a single line to somebody who does not have the trail, and checks such a proof.
+///
+/// The proof (a C2SP tlog-proof) holds the line, its place, the path to the root, and the signed checkpoint. Its check needs
+/// the file and the public key alone: no trail, no network. Exits 9 when it does not hold.
+#[derive(Args, Debug)]
+#[command(group = ArgGroup::new("task").required(true).args(["event", "check", "since"]))]
+pub(crate) struct ProveArgs {
+    /// The line: its number or its event id, as "dm audit log" shows them.
+    ///
+    /// It must be sealed; lines that wait are sealed first.
+    #[arg(value_name = "EVENT")]
+    pub(crate) event: Option<String>,
+
+    /// Checks the proof in this file instead, without the trail.
+    ///
+    /// Needs --key.
+    #[arg(long, value_name = "FILE", requires = "key")]
+    pub(crate) check: Option<PathBuf>,
+
+    /// Proves instead that the trail still continues the checkpoint in this file.
+    ///
+    /// Prints a consistency proof of RFC 6962 with the newest checkpoint, in JSON with --json.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) since: Option<PathBuf>,
+
+    /// With EVENT: proves by the checkpoint in this file. With --check: the proof must be by exactly this checkpoint.
+    ///
+    /// A proof by a checkpoint that the other side keeps itself cannot come from a trail that was written anew.
+    #[arg(long, value_name = "FILE", conflicts_with = "since")]
+    pub(crate) checkpoint: Option<PathBuf>,
+
+    /// The public key of the trail.
+    ///
+    /// As "dm audit key" prints it; from the trail's owner, not from the proof.
+    #[arg(long, value_name = "VKEY", requires = "check")]
+    pub(crate) key: Option<NoteVerifier>,
+
+    /// Puts the line's details and error into the proof, too.
+    ///
+    /// Without it the proof holds a commitment to them, from which they cannot be guessed.
+    #[arg(long, requires = "event")]
+    pub(crate) payload: bool,
+
+    /// Writes the proof to a new file instead.
+    ///
+    /// A file that exists is not overwritten.
+    #[arg(long, value_name = "FILE", requires = "event")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+/// Shows the public key that checkpoints are verified with.
+///
+/// The private key is made when it is first needed, in the file that audit.key_file names, which only its owner can read.
+/// Keep a copy of it elsewhere: without it no checkpoint is signed any more.
+#[derive(Args, Debug)]
+pub(crate) struct AuditKeyArgs {
+    /// Makes a new key that signs from now on, because the old one is lost or known to others.
+    ///
+    /// What was signed before must still be continued. The old key's file is kept beside the new one.
+    #[arg(long)]
+    pub(crate) replace: bool,
+
+    /// Does not ask.
+    ///
+    /// For scripts; has a meaning with --replace only.
+    #[arg(long, short, requires = "replace")]
+    pub(crate) yes: bool,
 }

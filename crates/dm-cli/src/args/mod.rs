@@ -13,7 +13,9 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, 
 
 use data_manager::ByteSize;
 
-pub(crate) use audit::{AuditArgs, AuditCommand, AuditVerifyArgs, LogArgs};
+pub(crate) use audit::{
+    AuditArgs, AuditCommand, AuditKeyArgs, AuditVerifyArgs, CheckpointArgs, LogArgs, ProveArgs,
+};
 pub(crate) use backup::{
     BackupArgs, BackupCommand, DeleteArgs, ExpireArgs, ExportArgs, FormatArg, KeyCommand, KindArg, LevelArg,
     ListArgs, ModeArg, NewKeyArgs, PinArgs, RunArgs, ShowArgs, SizeArgs, VerifyArgs,

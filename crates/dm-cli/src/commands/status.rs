@@ -37,6 +37,24 @@ fn tell(session: &mut Session, report: &StatusReport) -> Result<()> {
         session.out.heading(target.target.as_str())?;
         tell_target(session, report, target)?;
     }
+    let audit = &report.audit;
+    let degraded = audit.anchors.iter().any(|a| a.failure.is_some()) || audit.unsigned.is_some();
+    if degraded || !audit.anchors.is_empty() {
+        session.out.say("")?;
+        session.out.heading(if degraded { "audit trail: DEGRADED" } else { "audit trail" })?;
+        if let Some(why) = &audit.unsigned {
+            session.out.say(format!("  - not signed: {}", text::printable(why)))?;
+        }
+        for anchor in &audit.anchors {
+            let has = match anchor.at {
+                Some(at) => format!("{} lines, {}", anchor.size, text::ago(report.at, at)),
+                None => "nothing yet".to_owned(),
+            };
+            let failure =
+                anchor.failure.as_ref().map_or_else(String::new, |why| format!(", and fails now: {why}"));
+            session.out.say(format!("  - {} has {has}{}", anchor.anchor, text::printable(&failure)))?;
+        }
+    }
     if !report.problems.is_empty() {
         session.out.say("")?;
         session.out.findings(&report.problems)?;

@@ -5,6 +5,7 @@
 // Tests may fail by unwrapping; the lint spares only functions marked as tests.
 #![allow(clippy::unwrap_used)]
 
+mod audit;
 mod demo;
 mod documents;
 mod errors;

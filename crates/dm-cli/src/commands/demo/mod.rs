@@ -216,7 +216,7 @@ impl Story<'_> {
     }
 
     async fn audit(&self, dm: &DataManager) -> Result<bool> {
-        Ok(dm.audit().verify(&self.context(dm), None).await?.ok)
+        Ok(dm.audit().verify(&self.context(dm), &Default::default()).await?.ok)
     }
 }
 

@@ -1,12 +1,15 @@
-//! `dm audit log` and `dm audit verify`.
+//! `dm audit`.
+
+mod prove;
 
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
 use data_manager::audit_trail::{AuditVerification, LogFilter, SealedEvent};
-use data_manager::{AuditOutcome, DataManager, Error, Order, Page, Period, Result};
+use data_manager::{AuditOutcome, AuditVerifyOptions, DataManager, Error, Order, Page, Period, Result};
 
 use crate::args::{AuditArgs, AuditCommand, AuditVerifyArgs, LogArgs};
+use crate::commands::files;
 use crate::exit::Exit;
 use crate::output::{Format, Table, text, values};
 use crate::session::Session;
@@ -18,6 +21,9 @@ pub(crate) async fn run(session: &mut Session, dm: &DataManager, args: AuditArgs
     match args.command {
         AuditCommand::Log(args) => log(session, dm, args).await,
         AuditCommand::Verify(args) => verify(session, dm, args).await,
+        AuditCommand::Checkpoint(args) => prove::checkpoint(session, dm, args).await,
+        AuditCommand::Prove(args) => prove::prove(session, dm, args).await,
+        AuditCommand::Key(args) => prove::key(session, dm, args).await,
     }
 }
 
@@ -106,7 +112,11 @@ fn moment(flag: &str, text: &str, now: DateTime<Utc>) -> Result<DateTime<Utc>> {
 async fn verify(session: &mut Session, dm: &DataManager, args: AuditVerifyArgs) -> Result<Exit> {
     let progress = session.progress();
     let ctx = session.context(dm, &progress);
-    let result = dm.audit().verify(&ctx, args.from.as_ref()).await?;
+    let mut options = AuditVerifyOptions { from: args.from, key: args.key, ..AuditVerifyOptions::default() };
+    for file in &args.checkpoint {
+        options.checkpoints.push((file.display().to_string(), files::read_text(file)?));
+    }
+    let result = dm.audit().verify(&ctx, &options).await?;
     drop(progress);
     session.out.document("audit-verification", &[("verification", &result)])?;
     tell_verification(session, &result)?;
@@ -128,8 +138,20 @@ fn tell_verification(session: &mut Session, result: &AuditVerification) -> Resul
         ("first bad", first_bad),
         ("meaning", result.statement.clone()),
         ("head", result.head.to_string()),
+        ("checkpoints", format!("{} signed ones checked", text::grouped(result.checkpoints))),
+        ("not read", result.unread.join("; ")),
+        ("not signed", result.unsigned.clone().unwrap_or_default()),
     ])?;
-    session.out.say("Keep the head somewhere else, and give it with --from next time.")
+    for kept in &result.kept {
+        let word = if kept.ok { "contained" } else { "NOT contained" };
+        session.out.say(format!("{}: {word} ({} lines)", kept.place, text::grouped(kept.size)))?;
+    }
+    if result.kept.is_empty() {
+        session.out.say(
+            "Keep a checkpoint somewhere else (dm audit checkpoint), and give it with --checkpoint next time.",
+        )?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
