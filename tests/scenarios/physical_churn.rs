@@ -2,7 +2,7 @@
 //!
 //! Every backup of a run restores, starts and passes judges that know nothing of ours: `pg_checksums`, `pg_amcheck`,
 //! counts by index-only scans (which believe the visibility map), row sums, and an incremental backup's files compared
-//! page by page with a full one's of the same quiet moment.
+//! page by page with a full one's of the same quiet moment. Then the log is replayed to a point behind them.
 //!
 //! `scripts/test --seeds N` tries N seeds on each major, `--full` seventy; the seed is said when one fails.
 
@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use data_manager::{
-    BackupId, BackupKind, BackupMode, BackupOptions, CheckDepth, DataManager, RestoreOptions,
+    BackupId, BackupKind, BackupMode, BackupOptions, CheckDepth, DataManager, RecoveryPoint, RestoreOptions,
+    ShipLogOptions,
 };
 use dm_testkit::postgres::{Churn, Fingerprint, Options, Place as Folders, Server, StopMode, pages};
 use dm_testkit::{Failure, require, seeds};
@@ -49,15 +50,32 @@ impl Story {
         backup.id
     }
 
+    /// Ships what there is of the log.
+    async fn ship(&self) {
+        let once = ShipLogOptions { once: true, ..ShipLogOptions::default() };
+        let report = Box::pin(self.dm.logs().ship(&self.dm.context(), &once)).await.expect("shipping");
+        assert!(report.gaps.is_empty(), "{report:?}");
+    }
+
     /// Writes a backup's files into a new data directory; nothing is started.
     async fn restore(&mut self, backup: &BackupId) -> PathBuf {
+        self.restore_until(backup, RecoveryPoint::Backup).await
+    }
+
+    /// The same, and replays the log up to a point where one is asked for.
+    async fn restore_until(&mut self, backup: &BackupId, until: RecoveryPoint) -> PathBuf {
         self.restored += 1;
         let to = self.folders.folder(&format!("restored_{}", self.restored)).unwrap().join("data");
+        let checks = match until {
+            RecoveryPoint::Backup => CheckDepth::None,
+            _ => CheckDepth::Standard,
+        };
         let options = RestoreOptions {
             which: backup.to_string(),
             mode: Some(BackupMode::Physical),
             to: Some(to.display().to_string()),
-            checks: Some(CheckDepth::None),
+            until,
+            checks: Some(checks),
             jobs: Some(2),
             ..RestoreOptions::default()
         };
@@ -96,11 +114,11 @@ async fn survives_churn(major: u32, seed: u64) {
     story.dm.close().await;
 }
 
-/// Backups during changes, then two of the same quiet moment.
+/// Backups during changes, then two of the same quiet moment, then more changes of which the log tells.
 async fn under_churn(story: &mut Story, seed: u64) -> Vec<String> {
     let mut backups = Vec::new();
     let history;
-    let truth;
+    let (truth, later);
     {
         let mut churn = Churn::begin(&story.server, seed).await.unwrap();
         churn.run(10).await.unwrap();
@@ -121,9 +139,20 @@ async fn under_churn(story: &mut Story, seed: u64) -> Vec<String> {
         no_vacuum_runs(&story.server).await;
         story.server.read_everything().await.unwrap();
         truth = story.server.fingerprint().await.unwrap();
-        history = churn.history().to_vec();
+        story.ship().await;
         backups.push(story.back_up(BackupKind::Incremental).await);
         backups.push(story.back_up(BackupKind::Full).await);
+        churn.while_backing_up(true);
+        let load = story.server.load("bench", 2, Duration::from_secs(120)).unwrap();
+        churn.run(8).await.unwrap();
+        load.stop().await.unwrap();
+        let gone = "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'pgbench'";
+        story.server.until("the load's sessions to end", gone).await.unwrap();
+        later = story.server.fingerprint().await.unwrap();
+        story.server.psql("SELECT pg_create_restore_point('later')").await.unwrap();
+        churn.run(4).await.unwrap();
+        story.ship().await;
+        history = churn.history().to_vec();
     }
 
     let mut quiet = Vec::new();
@@ -141,6 +170,10 @@ async fn under_churn(story: &mut Story, seed: u64) -> Vec<String> {
         let differences = story.judge(data_dir).await.differences(&truth);
         assert!(differences.is_empty(), "restored and source differ: {differences:#?}");
     }
+    let until = RecoveryPoint::Name("later".to_owned());
+    let data_dir = story.restore_until(&backups[backups.len() - 2], until).await;
+    let differences = story.judge(&data_dir).await.differences(&later);
+    assert!(differences.is_empty(), "restored by the log and source differ: {differences:#?}\n{history:#?}");
     history
 }
 
