@@ -14,6 +14,7 @@ mod physical;
 mod physical_churn;
 mod physical_majors;
 mod postgres_story;
+mod resuming;
 mod sqlite_story;
 mod support;
 mod tenants;

@@ -55,6 +55,8 @@ pub struct BackupOptions {
     pub verify: Option<VerifyLevel>,
     /// Commits without verifying, whatever the configuration says.
     pub skip_verify: bool,
+    /// Begins anew, also where an interrupted run of the target stored something.
+    pub no_resume: bool,
 }
 
 /// A key pair that was made.
@@ -388,6 +390,7 @@ impl Backups<'_> {
                 free: Some(Arc::new(free_bytes)),
                 min_free_bytes: 0,
             },
+            no_resume: options.no_resume,
             target,
         }
     }
@@ -422,7 +425,7 @@ pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
         .map(|s| s.f_bavail * s.f_frsize)
 }
 
-fn create_private(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(crate) fn create_private(path: &Path, bytes: &[u8]) -> Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
     let failed = |e: std::io::Error| {

@@ -9,7 +9,7 @@ use dm_repository::{Identity, RateLimit, Recipient, StoreLocation, StoreOptions}
 use tokio::sync::OnceCell;
 
 use crate::config::{Config, EngineConfig, PlaceConfig};
-use crate::repositories::RepositorySettings;
+use crate::repositories::{RepositorySettings, journal_key_file};
 use crate::{DataManager, engines};
 
 /// Collects what a [`DataManager`] is made of. What is given here beats the configuration.
@@ -144,7 +144,9 @@ impl DataManagerBuilder {
         for recipient in &config.repository.recipients {
             recipients.push(recipient.parse()?);
         }
+        let state_url = self.state.unwrap_or_else(|| config.store.url.clone());
         let repository = RepositorySettings {
+            journal_key_file: journal_key_file(state_url.expose()),
             location: StoreLocation::parse(url)?,
             store: self.store_options.unwrap_or_else(|| store_options(place)),
             encryption: config.repository.encryption,
@@ -169,7 +171,7 @@ impl DataManagerBuilder {
         Ok(DataManager {
             engines,
             repository,
-            state_url: self.state.unwrap_or_else(|| config.store.url.clone()),
+            state_url,
             permissions,
             actor: self.actor.unwrap_or_else(|| Actor::service("data-manager").with_roles(roles)),
             clock: self.clock.unwrap_or_else(|| Arc::new(SystemClock)),

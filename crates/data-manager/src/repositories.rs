@@ -1,6 +1,6 @@
 //! The backup repository of a manager: opened when it is first needed, made by the first backup.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +10,8 @@ use dm_repository::{
     open_store,
 };
 use object_store::ObjectStore;
+
+use crate::backups::create_private;
 
 /// Everything that is known of the repository before it is opened.
 #[derive(Clone)]
@@ -24,6 +26,8 @@ pub(crate) struct RepositorySettings {
     pub(crate) identity_files: Vec<PathBuf>,
     pub(crate) index_identity: Option<Identity>,
     pub(crate) index_identity_file: Option<PathBuf>,
+    /// Where a host that has neither of these keeps a key of its own, for the journals of running backups.
+    pub(crate) journal_key_file: Option<PathBuf>,
     pub(crate) passphrase: Option<Secret>,
     pub(crate) zstd_level: i32,
     pub(crate) threads: usize,
@@ -64,7 +68,13 @@ impl RepositorySettings {
         match Repository::open(Arc::clone(&store), ctx, options.clone()).await {
             Ok(repository) => {
                 self.check_encryption(&repository)?;
-                Ok(repository)
+                match &self.journal_key_file {
+                    Some(file) if !repository.can_read_index() => {
+                        let journal_identity = Some(journal_identity(file)?);
+                        Repository::open(store, ctx, OpenOptions { journal_identity, ..options }).await
+                    }
+                    _ => Ok(repository),
+                }
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let init = self.init_options(&options)?;
@@ -93,6 +103,7 @@ impl RepositorySettings {
         Ok(OpenOptions {
             identities,
             index_identity,
+            journal_identity: None,
             zstd_level: self.zstd_level,
             threads: self.threads,
             memory_bytes: self.memory_bytes,
@@ -131,5 +142,40 @@ impl RepositorySettings {
                 .with_hint("choose another [repository] url for an encrypted one, or take \"encryption\" and \"recipients\" out"));
         }
         Ok(())
+    }
+}
+
+/// The host's own key: made by the first backup that needs it, and of use here alone.
+fn journal_identity(file: &Path) -> Result<Identity> {
+    match Identity::from_file(file, None) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let identity = Identity::generate();
+            if let Some(folder) = file.parent() {
+                std::fs::create_dir_all(folder).map_err(|e| {
+                    Error::new(ErrorKind::Denied, "the folder of the journal key cannot be made")
+                        .about(folder.display().to_string())
+                        .with_source(e)
+                })?;
+            }
+            match create_private(file, format!("{}\n", identity.to_secret_text().expose()).as_bytes()) {
+                // Another program made it in the same moment.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => Identity::from_file(file, None),
+                made => made.map(|()| identity),
+            }
+        }
+        read => read,
+    }
+}
+
+/// Beside the system's own state, where that is a file.
+pub(crate) fn journal_key_file(state_url: &str) -> Option<PathBuf> {
+    let path = state_url
+        .strip_prefix("sqlite://")
+        .or_else(|| state_url.strip_prefix("sqlite:"))
+        .unwrap_or(state_url);
+    if path.contains("://") {
+        None
+    } else {
+        Path::new(path).parent().map(|folder| folder.join("journal.key"))
     }
 }

@@ -1,7 +1,7 @@
 //! Making a backup: look, choose the base, open the snapshot, write the members, commit, verify.
 //!
-//! Nothing is a backup until it is committed. Whatever fails or is cancelled before that is abandoned: marked in the
-//! repository, so that the next sweep removes what it wrote, and no reader ever sees it.
+//! Nothing is a backup until it is committed. What a run stored before it failed or was cancelled is no backup and no reader
+//! ever sees it; it stays for a while, so that the next run need not send it again.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -13,7 +13,7 @@ use dm_core::{
     BackupKind, BackupRequest, BackupSession, BackupSource, Effect, Engine, Error, ErrorKind, Finding, Level,
     MemberSpec, OpContext, Progress, Result, SessionSummary, SourceDescription, TargetName,
 };
-use dm_repository::{BackupHeader, BackupStart, BackupWriter, Verification, VerifyLevel};
+use dm_repository::{BackupHeader, BackupStart, BackupWriter, ResumedFrom, Verification, VerifyLevel};
 use serde::{Deserialize, Serialize};
 
 use crate::BackupService;
@@ -35,6 +35,8 @@ pub struct RunOptions {
     pub verify_after: Option<VerifyLevel>,
     /// What to ask of the local disks.
     pub disk: DiskCheck,
+    /// Whether to begin anew, and leave alone what an interrupted run of the target stored.
+    pub no_resume: bool,
 }
 
 impl RunOptions {
@@ -47,6 +49,7 @@ impl RunOptions {
             request: BackupRequest::default(),
             verify_after: None,
             disk: DiskCheck::default(),
+            no_resume: false,
         }
     }
 
@@ -96,6 +99,8 @@ pub struct RunReport {
     pub stored_bytes: u64,
     /// Bytes that stood there already.
     pub reused_bytes: u64,
+    /// The interrupted backup that it went on from, and the bytes that were not sent again.
+    pub resumed: Option<ResumedFrom>,
     /// From the first look to the end, in milliseconds.
     pub duration_ms: u64,
     /// What a person should know.
@@ -157,8 +162,8 @@ impl BackupService {
     /// - what engine and repository fail with; no backup was committed unless the effect says otherwise.
     ///
     /// # Cancellation
-    /// Cancel through the context: what was written is then marked for the next sweep. Dropping the future leaves it to be
-    /// recognised as garbage when its lease has run out. Running again is always safe.
+    /// Cancel through the context, or drop the future: what was stored stays for a day, and the next run of the target goes on
+    /// from it. It reads the source anew; what says the same is not sent again. Running again is always safe.
     pub async fn run(&self, ctx: &OpContext, engine: &dyn Engine, options: RunOptions) -> Result<RunReport> {
         Box::pin(self.run_steps(ctx, engine, options))
             .await
@@ -221,6 +226,7 @@ impl BackupService {
             read_bytes: backup.sizes.read,
             stored_bytes: backup.sizes.stored,
             reused_bytes,
+            resumed: backup.resumed,
             backup,
             duration_ms: steps.elapsed_ms(),
             warnings,
@@ -248,6 +254,7 @@ impl BackupService {
                 kind: options.kind,
                 parent: base.clone(),
                 started_at: ctx.now(),
+                resume: !options.no_resume,
             };
             let writer = ctx.run(self.repository.begin(ctx, start)).await?;
             let request = BackupRequest {
@@ -257,7 +264,7 @@ impl BackupService {
             };
             let session = match ctx.run(source.open(ctx, &request)).await {
                 Ok(session) => session,
-                Err(error) => return Err(abandon(ctx, writer, error).await),
+                Err(error) => return Err(suspend(ctx, writer, error).await),
             };
             origin = Origin::of(session.describe());
             if base.is_none_or(|base| origin.fits(&base)) {
@@ -265,7 +272,7 @@ impl BackupService {
             }
             drop(session);
             let other = Error::new(ErrorKind::Conflict, "the database is another one than a moment ago");
-            abandon(ctx, writer, other).await;
+            suspend(ctx, writer, other).await;
         }
         Err(Error::new(ErrorKind::Conflict, "the database is another one than a moment ago")
             .with_hint("look whether somebody replaces the server just now, then try again"))
@@ -293,7 +300,7 @@ struct Written {
     reused_bytes: u64,
 }
 
-/// Writes every member and ends the snapshot; abandons the backup when that fails.
+/// Writes every member and ends the snapshot; suspends the backup when that fails.
 async fn write(ctx: &OpContext, opened: Opened, jobs: usize) -> Result<Written> {
     let Opened { writer, session } = opened;
     let (writer, session) = (Arc::new(writer), Arc::new(session));
@@ -313,7 +320,7 @@ async fn write(ctx: &OpContext, opened: Opened, jobs: usize) -> Result<Written> 
         Ok((source, summary)) => {
             Ok(Written { writer, source, summary, reused_bytes: reused.load(Ordering::Relaxed) })
         }
-        Err(error) => Err(abandon(ctx, writer, error).await),
+        Err(error) => Err(suspend(ctx, writer, error).await),
     }
 }
 
@@ -352,15 +359,24 @@ async fn write_member(
     Ok(())
 }
 
-/// Marks what was written so far, and gives back the error that led here. That marking fails as well changes nothing for
-/// the reader: without a commit there is no backup, and the folder is garbage when its lease has run out.
-async fn abandon(ctx: &OpContext, writer: BackupWriter, error: Error) -> Error {
+/// Leaves what was stored to the next run, and gives back the error that led here. Where the place is full, nothing is left:
+/// the next run would find it as full. That this fails as well changes nothing for the reader: without a commit there is no
+/// backup, and a later sweep removes the folder.
+async fn suspend(ctx: &OpContext, writer: BackupWriter, error: Error) -> Error {
     let id = writer.id();
-    if let Err(second) = writer.abandon(&pool::cleanup(ctx)).await {
-        tracing::warn!(backup = %id, error = %second, "an unfinished backup could not be marked; a later sweep removes it");
-        ctx.progress(Progress::Warning(format!("{id} is unfinished and could not be marked: {second}")));
-    } else {
-        tracing::info!(backup = %id, error = %error, "backup abandoned");
+    let cleanup = pool::cleanup(ctx);
+    let ended = match error.kind() {
+        ErrorKind::Exhausted => writer.abandon(&cleanup).await,
+        _ => writer.suspend(&cleanup).await,
+    };
+    match ended {
+        Ok(()) => tracing::info!(backup = %id, %error, "backup ended without a commit"),
+        Err(second) => {
+            tracing::warn!(backup = %id, error = %second, "an unfinished backup could not be put in order; a later sweep removes it");
+            ctx.progress(Progress::Warning(format!(
+                "{id} is unfinished and could not be put in order: {second}"
+            )));
+        }
     }
     error
 }

@@ -1,11 +1,13 @@
 //! The commit (§9.2): everything durable, then the map's last pages, then `backup.json`, then a second look.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use dm_core::{BackupId, Effect, Error, ErrorKind, OpContext, Result, SessionSummary, SourceDescription};
 use futures::{StreamExt, TryStreamExt};
+use object_store::path::Path;
 
 use crate::cpu::compress;
 use crate::format::BACKUP_FORMAT;
@@ -14,8 +16,9 @@ use crate::page::{
     DIRECTORY_MEMBERS, Directory, DirectoryRef, DirectoryTag, Inventory, MemberMap, PackId, Root, RootTag,
     Stored,
 };
+use crate::repository::Repository;
 use crate::writer::BackupWriter;
-use crate::{BackupHeader, Counts, InventoryRef, RootRef, Sizes, document, paths, tombstone};
+use crate::{BackupHeader, Counts, InventoryRef, ResumedFrom, RootRef, Sizes, document, paths, tombstone};
 
 impl BackupWriter {
     /// Makes the backup whole. When this returns `Ok` the backup is durable and every reader sees it.
@@ -36,11 +39,20 @@ impl BackupWriter {
         let shared = &self.shared;
         let storage = &shared.repository.storage;
         let (target, backup) = (&shared.target, shared.backup);
-        let own_packs = ctx.run(shared.packs.finish()).await?;
+        let mut own_packs = ctx.run(shared.packs.finish()).await?;
         let (members, foreign_packs, logical) = {
             let mut written = shared.lock();
             (std::mem::take(&mut written.done), std::mem::take(&mut written.foreign_packs), written.logical)
         };
+        let resumed = shared.resumed.as_ref().map(|resumed| {
+            let packs: Vec<Stored> =
+                shared.lock().resumed_packs.iter().filter_map(|n| resumed.packs.get(n).cloned()).collect();
+            let bytes = packs.iter().map(|p| p.size).sum();
+            own_packs.extend(packs);
+            own_packs.sort();
+            ResumedFrom { backup: resumed.from, bytes }
+        });
+        let own: BTreeSet<u32> = own_packs.iter().map(|p| p.id.n).collect();
         let members_count = members.len() as u64;
         let directories = ctx.run(self.write_directories(members)).await?;
         let tables = summary.tables.len() as u64;
@@ -88,6 +100,7 @@ impl BackupWriter {
             encrypted: shared.repository.description.encryption.is_some(),
             root: RootRef { n: root.n, d: root.d },
             inventory,
+            resumed: resumed.filter(|r| r.bytes > 0),
             unknown: serde_json::Map::new(),
         };
         let commit = document::write(BACKUP_FORMAT, &header)?;
@@ -104,10 +117,36 @@ impl BackupWriter {
                 .map_err(|e| e.with_effect(Effect::Unknown))?;
             return Err(error);
         }
+        if let Err(error) = self.tidy(ctx, &own).await {
+            tracing::warn!(%error, "what only the way to a finished backup needed was left");
+        }
         if let Err(error) = self.lease.release().await {
             tracing::warn!(%error, "the lease of a finished backup was left to run out");
         }
         Ok(header)
+    }
+
+    /// Removes what only the way to the commit needed: the journal, packs that came from an interrupted backup and that the map
+    /// does not name, and that backup itself. What stays is no harm: nothing names it.
+    async fn tidy(&self, ctx: &OpContext, packs: &BTreeSet<u32>) -> Result<()> {
+        let shared = &self.shared;
+        let storage = &shared.repository.storage;
+        let (target, backup) = (&shared.target, shared.backup);
+        let journal = storage.list(&paths::journal(target, backup)).await?;
+        let mut useless: Vec<Path> = journal.into_iter().map(|o| o.location).collect();
+        if shared.resumed.is_some() {
+            let all = storage.list(&paths::packs(target, backup)).await?.into_iter().map(|o| o.location);
+            let is_named = |key: &Path| {
+                key.filename().and_then(|f| paths::number(f, "pack")).is_some_and(|n| packs.contains(&n))
+            };
+            useless.extend(all.filter(|key| !is_named(key)));
+        }
+        storage.delete_all(useless).await?;
+        if let Some(resumed) = &shared.resumed {
+            let repository = Repository { inner: Arc::clone(&shared.repository) };
+            repository.retire(ctx, target, resumed.from, &self.lease).await?;
+        }
+        Ok(())
     }
 
     /// What the commit relied on still holds after it became visible: a deleter that did not see the commit is seen here.

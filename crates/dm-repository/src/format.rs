@@ -54,6 +54,9 @@ pub struct BackupHeader {
     pub root: RootRef,
     /// The list of stored objects that verify walks without a key.
     pub inventory: InventoryRef,
+    /// The interrupted backup that it went on from, if it did.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub resumed: Option<ResumedFrom>,
     /// Fields of later minor versions.
     #[serde(flatten)]
     pub unknown: serde_json::Map<String, serde_json::Value>,
@@ -68,6 +71,15 @@ pub struct Sizes {
     pub read: u64,
     /// What this backup added to the repository: its own packs and pages as stored.
     pub stored: u64,
+}
+
+/// What an interrupted backup had stored already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResumedFrom {
+    /// The interrupted backup. Nothing of this one lies there.
+    pub backup: BackupId,
+    /// Bytes of packs, as stored, that were not sent again.
+    pub bytes: u64,
 }
 
 /// Numbers of things in a backup.

@@ -16,7 +16,7 @@ use crate::repository::Inner;
 use crate::{BackupHeader, Recipient, keys, page, paths};
 
 /// The largest page that a reader takes: far above what a writer makes.
-const MAX_PAGE: usize = 256 << 20;
+pub(crate) const MAX_PAGE: usize = 256 << 20;
 
 /// Reads pages of one target.
 #[derive(Clone)]

@@ -21,6 +21,7 @@ mod fetch;
 mod format;
 mod ground;
 mod index;
+mod journal;
 mod keys;
 mod lease;
 mod listing;
@@ -36,6 +37,7 @@ mod paths;
 mod rate;
 mod reader;
 mod repository;
+mod resume;
 mod storage;
 mod storage_class;
 mod sweep;
@@ -47,7 +49,9 @@ mod write_stream;
 mod writer;
 
 pub use checkpoints::CheckpointEntry;
-pub use format::{BackupHeader, Counts, InventoryRef, PinState, RootRef, Sizes, Verification, VerifyLevel};
+pub use format::{
+    BackupHeader, Counts, InventoryRef, PinState, ResumedFrom, RootRef, Sizes, Verification, VerifyLevel,
+};
 pub use keys::{Identity, Recipient};
 pub use listing::Listing;
 pub use location::{StoreLocation, StoreOptions, open_store};

@@ -85,7 +85,7 @@ fn is_staging(name: &str) -> bool {
 }
 
 /// Removes what crashed uploads left in the folder of a deleted object and beside it, then folders that are empty.
-/// Only the sweep deletes, and only in folders that nobody writes any more.
+/// Backups are deleted from by the sweep, in folders that nobody writes any more, and by a commit, when everything is durable.
 fn tidy(root: &FsPath, file: &FsPath) {
     let Some(folder) = file.parent() else { return };
     let mut current = folder;
@@ -189,6 +189,10 @@ impl ObjectStore for LocalStore {
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        let parent = self.file(to).parent().map(FsPath::to_path_buf);
+        tokio::task::spawn_blocking(move || parent.map_or(Ok(()), |p| make_folders(&p)))
+            .await?
+            .map_err(generic)?;
         self.inner.copy_opts(from, to, options).await
     }
 

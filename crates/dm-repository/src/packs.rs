@@ -9,14 +9,16 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use dm_core::{BackupId, Error, Result, TargetName};
+use dm_core::{BackupId, Error, MemberSpec, Result, TargetName};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::cpu::{MAX_FRAME_CONTENT, joined};
-use crate::page::{PackId, Stored};
+use crate::journal::{Journal, JournalPack};
+use crate::page::{Extent, PackId, Stored};
 use crate::storage::Storage;
+use crate::write_stream::length;
 use crate::{Recipient, keys, paths};
 
 /// Buffers of packs that are durable: memory that was never used costs time to get.
@@ -93,6 +95,7 @@ pub(crate) struct Packs {
     stored: AtomicU64,
     given_up: CancellationToken,
     spare: Spare,
+    journal: Arc<Journal>,
     state: Mutex<State>,
 }
 
@@ -105,6 +108,7 @@ struct State {
 }
 
 impl Packs {
+    #[allow(clippy::too_many_arguments)]
     pub(crate) fn new(
         storage: Storage,
         target: TargetName,
@@ -112,6 +116,8 @@ impl Packs {
         recipient: Option<Recipient>,
         pack_bytes: u64,
         memory_bytes: u64,
+        journal: Arc<Journal>,
+        first: u32,
     ) -> Self {
         let packs = usize::try_from(memory_bytes / pack_bytes).unwrap_or(usize::MAX).clamp(2, 64);
         Self {
@@ -121,10 +127,11 @@ impl Packs {
             recipient,
             pack_bytes,
             permits: Arc::new(Semaphore::new(packs)),
-            next: AtomicU32::new(0),
+            next: AtomicU32::new(first),
             stored: AtomicU64::new(0),
             given_up: CancellationToken::new(),
             spare: Spare::default(),
+            journal,
             state: Mutex::new(State::default()),
         }
     }
@@ -134,8 +141,8 @@ impl Packs {
     }
 
     /// A lane for one member.
-    pub(crate) fn lane(self: &Arc<Self>) -> Lane {
-        Lane { packs: Arc::clone(self), current: None }
+    pub(crate) fn lane(self: &Arc<Self>, member: &MemberSpec) -> Lane {
+        Lane { packs: Arc::clone(self), member: member.clone(), current: None }
     }
 
     fn open_pack(&self) -> Result<OpenPack> {
@@ -162,8 +169,8 @@ impl Packs {
         self.stored.fetch_add(size, Ordering::Relaxed);
         let storage = self.storage.clone();
         let key = paths::pack(&self.target, self.backup, n);
-        let given_up = self.given_up.clone();
         let bytes = Bytes::from_owner(Sent { bytes: buffer.bytes, spare: Arc::clone(&self.spare) });
+        let (given_up, journal) = (self.given_up.clone(), Arc::clone(&self.journal));
         let mut state = self.lock();
         state.uploads.spawn(async move {
             // What still waits for its turn is not worth waiting for when the backup is given up.
@@ -171,8 +178,9 @@ impl Packs {
                 () = given_up.cancelled() => return Err(Error::interrupted()),
                 () = storage.admit(size) => {}
             }
-            storage.create_own_admitted(&key, bytes).await?;
+            let etag = storage.create_own_admitted(&key, bytes).await?;
             drop(permit);
+            journal.durable(JournalPack { n, size, digest: stored.digest.clone(), etag }).await;
             Ok(stored)
         });
         Ok(())
@@ -217,6 +225,22 @@ impl Packs {
         }
     }
 
+    /// Writes what is still open, as far as that succeeds: for a run that ended, and that another one goes on with.
+    pub(crate) async fn salvage(&self) {
+        let idle = std::mem::take(&mut self.lock().idle);
+        for pack in idle {
+            if let Err(error) = self.upload(pack, None) {
+                tracing::debug!(%error, "an open pack of an interrupted backup was lost");
+            }
+        }
+        let mut uploads = std::mem::take(&mut self.lock().uploads);
+        while let Some(ended) = uploads.join_next().await {
+            if let Err(error) = joined(ended).and_then(|r| r) {
+                tracing::debug!(%error, "a pack of an interrupted backup was lost");
+            }
+        }
+    }
+
     /// Writes what is still open and waits until every pack is durable.
     pub(crate) async fn finish(&self) -> Result<Vec<Stored>> {
         let idle = std::mem::take(&mut self.lock().idle);
@@ -239,12 +263,15 @@ impl Packs {
 /// are complete.
 pub(crate) struct Lane {
     packs: Arc<Packs>,
+    member: MemberSpec,
     current: Option<(OpenPack, OwnedSemaphorePermit)>,
 }
 
 impl Lane {
-    /// Appends a frame; gives its pack and its offset in the pack's sequence of frames.
-    pub(crate) async fn append(&mut self, frame: &[u8]) -> Result<(PackId, u64)> {
+    /// Appends a frame; fills in its pack and its place in the pack's sequence of frames where they are still open: in the
+    /// extents of what it holds.
+    pub(crate) async fn append(&mut self, frame: &[u8], extents: &mut [Extent]) -> Result<()> {
+        let frame_length = length(frame.len())?;
         self.packs.collect()?;
         if self.current.is_none() {
             let permit = Arc::clone(&self.packs.permits)
@@ -260,19 +287,25 @@ impl Lane {
         }
         // From here to the end nothing waits: a cancelled member never leaves half a frame.
         let Some((pack, _)) = &mut self.current else { return Err(Error::internal("no open pack")) };
-        let place = (PackId { backup: self.packs.backup, n: pack.n }, pack.length);
+        for extent in &mut *extents {
+            extent.pack = PackId { backup: self.packs.backup, n: pack.n };
+            extent.frame_offset = pack.length;
+            extent.frame_length = frame_length;
+        }
         match &mut pack.sink {
             Sink::Plain(buffer) => buffer.write_all(frame),
             Sink::Sealed(writer) => writer.write_all(frame),
         }
         .map_err(keys::sealing_failed)?;
         pack.length += frame.len() as u64;
+        // Before the pack can be on its way: what is written down of it must be whole.
+        self.packs.journal.add(&self.member, pack.n, extents);
         if pack.length >= self.packs.pack_bytes
             && let Some((pack, permit)) = self.current.take()
         {
             self.packs.upload(pack, Some(permit))?;
         }
-        Ok(place)
+        Ok(())
     }
 }
 

@@ -116,14 +116,8 @@ impl ParentMember {
         let mut blocks = HashMap::new();
         for piece in 0..PageReader::pieces(self.entry()) {
             for extent in pages.piece(self.entry(), &self.directory.packs, piece).await? {
-                if let Ok(digest) = <[u8; SHORT_DIGEST]>::try_from(extent.digests.as_slice()) {
-                    blocks.entry(digest).or_insert(BlockPlace {
-                        pack: extent.pack,
-                        frame_offset: extent.frame_offset,
-                        frame_length: extent.frame_length,
-                        inner: extent.inner,
-                        length: extent.length,
-                    });
+                if let Some((digest, place)) = BlockPlace::of(&extent) {
+                    blocks.entry(digest).or_insert(place);
                 }
             }
         }
@@ -131,7 +125,7 @@ impl ParentMember {
     }
 }
 
-/// Where a block of the parent lies.
+/// Where a block of the parent, or of an interrupted run, lies.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BlockPlace {
     pub(crate) pack: PackId,
@@ -139,4 +133,27 @@ pub(crate) struct BlockPlace {
     pub(crate) frame_length: u32,
     pub(crate) inner: u32,
     pub(crate) length: u32,
+}
+
+impl BlockPlace {
+    /// The block that an extent of a stream is, with its digest.
+    pub(crate) fn of(extent: &Extent) -> Option<([u8; SHORT_DIGEST], Self)> {
+        let digest = <[u8; SHORT_DIGEST]>::try_from(extent.digests.as_slice()).ok()?;
+        let place = Self {
+            pack: extent.pack,
+            frame_offset: extent.frame_offset,
+            frame_length: extent.frame_length,
+            inner: extent.inner,
+            length: extent.length,
+        };
+        Some((digest, place))
+    }
+
+    /// Makes an extent lie there.
+    pub(crate) fn fill(self, extent: &mut Extent) {
+        extent.pack = self.pack;
+        extent.frame_offset = self.frame_offset;
+        extent.frame_length = self.frame_length;
+        extent.inner = self.inner;
+    }
 }

@@ -35,6 +35,21 @@ pub(crate) fn inventory(target: &TargetName, id: BackupId) -> Path {
     Path::from(format!("backups/{target}/{id}/inventory.json.zst"))
 }
 
+/// The folder of a backup's packs.
+pub(crate) fn packs(target: &TargetName, id: BackupId) -> Path {
+    Path::from(format!("backups/{target}/{id}/packs"))
+}
+
+/// The folder of a backup's journal.
+pub(crate) fn journal(target: &TargetName, id: BackupId) -> Path {
+    Path::from(format!("backups/{target}/{id}/journal"))
+}
+
+/// A journal page.
+pub(crate) fn journal_page(target: &TargetName, id: BackupId, n: u32) -> Path {
+    Path::from(format!("backups/{target}/{id}/journal/{n:08}.page"))
+}
+
 /// A pack.
 pub(crate) fn pack(target: &TargetName, id: BackupId, n: u32) -> Path {
     Path::from(format!("backups/{target}/{id}/packs/{n:08}.pack"))

@@ -68,7 +68,7 @@ impl Repository {
         self.check_usable(&header.target, header.id).await?;
         let pages = PageReader { repository: Arc::clone(&self.inner), target: header.target.clone() };
         let root: Root = pages.read(&PageReader::root_of(header)).await?;
-        let hash_key = hash_key_of(&root)?;
+        let hash_key = hash_key_of(&root.hash_key)?;
         let inventory = pages.inventory(header).await?;
         Ok(Reading { header: header.clone(), root, hash_key, pages, inventory })
     }

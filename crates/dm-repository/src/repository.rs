@@ -54,6 +54,9 @@ pub struct OpenOptions {
     pub identities: Vec<Identity>,
     /// Key that reads maps. Without it (or an identity) an encrypted repository takes full backups only.
     pub index_identity: Option<Identity>,
+    /// Key of this host alone, for hosts that have neither of the above: it seals the journal of a running backup, so that a
+    /// later run goes on with it. Without any key an interrupted backup of an encrypted repository begins anew.
+    pub journal_identity: Option<Identity>,
     /// zstd level, 1 to 19.
     pub zstd_level: i32,
     /// Threads that compress, hash and decompress.
@@ -69,6 +72,7 @@ impl Default for OpenOptions {
         Self {
             identities: Vec::new(),
             index_identity: None,
+            journal_identity: None,
             zstd_level: 3,
             threads: std::thread::available_parallelism().map_or(2, std::num::NonZero::get),
             memory_bytes: 96 << 20,

@@ -74,6 +74,11 @@ impl Storage {
 
     /// The same for an object that was [admitted](Self::admit) before.
     pub(crate) async fn create_admitted(&self, key: &Path, bytes: Bytes) -> Result<Created> {
+        self.create_named(key, bytes).await.map(|(created, _)| created)
+    }
+
+    /// The same; gives what the store calls the bytes that lie there now.
+    async fn create_named(&self, key: &Path, bytes: Bytes) -> Result<(Created, Option<String>)> {
         let put = || async {
             let mode = if self.knows_create {
                 PutMode::Create
@@ -93,11 +98,11 @@ impl Storage {
             self.store.put_opts(key, PutPayload::from_bytes(bytes.clone()), options).await
         };
         match put.retry(backoff()).when(is_transient).await {
-            Ok(_) => Ok(Created::Ours),
+            Ok(put) => Ok((Created::Ours, put.e_tag)),
             Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => {
                 let there = self.head(key).await?;
                 let same = there.size == bytes.len() as u64 && self.get(key).await? == bytes;
-                Ok(if same { Created::Ours } else { Created::Taken })
+                Ok((if same { Created::Ours } else { Created::Taken }, there.e_tag))
             }
             Err(error) => Err(store_error(error, key.as_ref())),
         }
@@ -106,19 +111,25 @@ impl Storage {
     /// Creates an object under a key that nobody else can have chosen.
     pub(crate) async fn create_own(&self, key: &Path, bytes: Bytes) -> Result<()> {
         self.admit(bytes.len() as u64).await;
-        self.create_own_admitted(key, bytes).await
+        self.create_own_admitted(key, bytes).await.map(drop)
     }
 
-    /// The same for an object that was [admitted](Self::admit) before.
-    pub(crate) async fn create_own_admitted(&self, key: &Path, bytes: Bytes) -> Result<()> {
-        match self.create_admitted(key, bytes).await? {
-            Created::Ours => Ok(()),
-            Created::Taken => Err(Error::new(ErrorKind::Conflict, "somebody else wrote this object")
+    /// The same for an object that was [admitted](Self::admit) before. Gives what the store calls these bytes, if anything.
+    pub(crate) async fn create_own_admitted(&self, key: &Path, bytes: Bytes) -> Result<Option<String>> {
+        match self.create_named(key, bytes).await? {
+            (Created::Ours, etag) => Ok(etag),
+            (Created::Taken, _) => Err(Error::new(ErrorKind::Conflict, "somebody else wrote this object")
                 .about(key.as_ref())
                 .with_hint(
                     "a folder of the repository is being written by two programs, or was copied over",
                 )),
         }
+    }
+
+    /// Lets the store copy an object to a key that nobody else can have chosen: nothing is sent.
+    pub(crate) async fn copy(&self, from: &Path, to: &Path) -> Result<()> {
+        let copy = || async { self.store.copy(from, to).await };
+        copy.retry(backoff()).when(is_transient).await.map_err(|error| store_error(error, from.as_ref()))
     }
 
     /// One bare create-only PUT: for the probe.

@@ -19,6 +19,9 @@ use crate::{BackupHeader, paths, tombstone};
 /// its commit still finds it.
 const MARK_LIFE: Duration = Duration::from_secs(7 * 86_400);
 
+/// An interrupted backup that another run can go on with stays at least so long, and at least twenty leases.
+const JOURNAL_LIFE: Duration = Duration::from_secs(86_400);
+
 /// How to sweep.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SweepOptions {
@@ -193,7 +196,10 @@ impl Repository {
             }
             let objects = ctx.run(self.inner.storage.list(&paths::backup(target, *id))).await?;
             let newest = objects.iter().map(|o| o.last_modified).max();
-            if newest.is_some_and(|newest| look.now - newest > chrono_duration(lifetime) * 2) {
+            let journal = paths::journal(target, *id);
+            let has_journal = objects.iter().any(|o| o.location.prefix_matches(&journal));
+            let patience = if has_journal { JOURNAL_LIFE.max(20 * lifetime) } else { 2 * lifetime };
+            if newest.is_some_and(|newest| look.now - newest > chrono_duration(patience)) {
                 doomed.push((*id, "interrupted"));
             }
         }

@@ -72,16 +72,15 @@ pub(crate) async fn write(
         .boxed();
     let mut map = MapBuilder::new(Arc::clone(shared), None);
     let mut digest = MemberDigest::new(&shared.hash_key);
-    let mut lane = shared.packs.lane();
+    let mut lane = shared.packs.lane(&spec);
     let mut summary = MemberSummary::default();
     let mut span = 0;
     while let Some(batch) = ctx.run(encoded.try_next()).await? {
         let mut start = 0;
-        for (end, extents) in batch.frames {
+        for (end, mut extents) in batch.frames {
             let frame = batch.stored.get(start..end).unwrap_or_default();
             start = end;
-            let (pack, frame_offset) = ctx.run(lane.append(frame)).await?;
-            let frame_length = length(frame.len())?;
+            ctx.run(lane.append(frame, &mut extents)).await?;
             summary.stored_bytes += frame.len() as u64;
             for extent in extents {
                 if span_of(extent.offset) != span {
@@ -92,7 +91,7 @@ pub(crate) async fn write(
                 for (offset, short) in (extent.offset..).step_by(page_bytes).zip(pages) {
                     digest.add(offset, short);
                 }
-                map.add(Extent { pack, frame_offset, frame_length, ..extent });
+                map.add(extent);
             }
         }
         summary.size = batch.end;

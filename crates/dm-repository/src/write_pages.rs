@@ -54,24 +54,21 @@ pub(crate) async fn write(
     let cpu = shared.cpu();
     let (steps, mut taken) = mpsc::channel(2 * cpu.threads + 2);
     let mut map = MapBuilder::new(Arc::clone(shared), parent.clone());
-    let mut lane = shared.packs.lane();
+    let mut lane = shared.packs.lane(&spec);
     let mut summary = MemberSummary::default();
-    let cutter = Cutter::new(ctx, shared, page_bytes, parent, steps);
+    let cutter = Cutter::new(ctx, shared, &spec.name, page_bytes, parent, steps);
     let writing = async {
         while let Some(step) = taken.recv().await {
             match step {
                 Step::Reused(extent) => {
-                    summary.reused_bytes += u64::from(extent.length);
+                    summary.found(shared, extent.pack, extent.length);
                     map.add(extent);
                 }
-                Step::Frame(work, runs) => {
+                Step::Frame(work, mut runs) => {
                     let frame = joined(work.await)???;
-                    let (pack, frame_offset) = lane.append(&frame).await?;
+                    lane.append(&frame, &mut runs).await?;
                     summary.stored_bytes += frame.len() as u64;
-                    let frame_length = length(frame.len())?;
-                    for run in runs {
-                        map.add(Extent { pack, frame_offset, frame_length, ..run });
-                    }
+                    runs.into_iter().for_each(|run| map.add(run));
                 }
                 Step::EndSpan(offset) => map.end_span(offset, true).await?,
                 Step::EndSameSpan(offset) => map.end_same_span(offset).await?,
@@ -95,6 +92,7 @@ struct End {
 struct Cutter<'a> {
     ctx: &'a OpContext,
     shared: &'a Arc<Shared>,
+    name: &'a str,
     cpu: Cpu,
     page_bytes: usize,
     frame_bytes: usize,
@@ -107,6 +105,8 @@ struct Cutter<'a> {
     span: Option<u64>,
     /// What the parent has of this span.
     ground: Ground,
+    /// What an interrupted run stored of it.
+    resumed: Ground,
     /// Whether this span has pages that are not the parent's.
     fresh: bool,
     reused: Option<Extent>,
@@ -119,6 +119,7 @@ impl<'a> Cutter<'a> {
     fn new(
         ctx: &'a OpContext,
         shared: &'a Arc<Shared>,
+        name: &'a str,
         page_bytes: usize,
         parent: Option<ParentMember>,
         steps: mpsc::Sender<Step>,
@@ -126,6 +127,7 @@ impl<'a> Cutter<'a> {
         Self {
             ctx,
             shared,
+            name,
             cpu: shared.cpu(),
             page_bytes,
             frame_bytes: if parent.is_some() { CHANGED_FRAME_BYTES } else { FULL_FRAME_BYTES },
@@ -136,6 +138,7 @@ impl<'a> Cutter<'a> {
             whole: true,
             span: None,
             ground: Ground::default(),
+            resumed: Ground::default(),
             fresh: false,
             reused: None,
             parts: Vec::new(),
@@ -251,6 +254,10 @@ impl<'a> Cutter<'a> {
             (Some(member), Some(parent)) => Ground::new(member.span(&parent.pages, span).await?),
             _ => Ground::default(),
         };
+        self.resumed = match &self.shared.resumed {
+            Some(resumed) => Ground::new(resumed.span(self.name, self.page_bytes, span).await?),
+            None => Ground::default(),
+        };
         Ok(())
     }
 
@@ -279,6 +286,9 @@ impl<'a> Cutter<'a> {
             return self.reuse(found).await;
         }
         self.fresh = true;
+        if let Some(found) = self.resumed.find(offset, bytes.len(), digest, self.page_bytes) {
+            return self.reuse(found).await;
+        }
         let extent = Extent {
             offset,
             length: length(bytes.len())?,

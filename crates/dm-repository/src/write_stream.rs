@@ -9,7 +9,7 @@ use futures::{StreamExt, TryStreamExt};
 
 use crate::cpu::{MAX_FRAME_CONTENT, compress, short_digest};
 use crate::map::{DoneMember, MapBuilder, MemberDigest, span_of};
-use crate::page::{Extent, SHORT_DIGEST};
+use crate::page::{Extent, PackId, SHORT_DIGEST};
 use crate::parent::{BlockPlace, ParentMember};
 use crate::writer::{MemberSummary, Shared};
 
@@ -32,10 +32,16 @@ pub(crate) async fn write(
     parent: Option<ParentMember>,
     blocks: BlockStream,
 ) -> Result<(DoneMember, MemberSummary)> {
-    let known = Arc::new(match (&parent, &shared.parent) {
+    let mut known = match (&parent, &shared.parent) {
         (Some(member), Some(parent)) => member.blocks(&parent.pages).await?,
         _ => HashMap::new(),
-    });
+    };
+    if let Some(resumed) = &shared.resumed {
+        for (digest, place) in ctx.run(resumed.blocks(&spec.name)).await? {
+            known.entry(digest).or_insert(place);
+        }
+    }
+    let known = Arc::new(known);
     let cpu = shared.cpu();
     let key = shared.hash_key;
     let mut at = 0;
@@ -58,37 +64,39 @@ pub(crate) async fn write(
         .buffered(cpu.threads + 1);
     let mut map = MapBuilder::new(Arc::clone(shared), parent);
     let mut digest = MemberDigest::new(&key);
-    let mut lane = shared.packs.lane();
+    let mut lane = shared.packs.lane(&spec);
     let mut summary = MemberSummary::default();
     let mut span = 0;
     while let Some(block) = ctx.run(encoded.try_next()).await? {
         let Some(block) = block else { continue };
-        let (pack, frame_offset, frame_length, inner) = match block.place {
+        let mut extent = [Extent {
+            offset: block.offset,
+            length: block.length,
+            // A new frame's place is known when it has been appended.
+            pack: PackId { backup: shared.backup, n: 0 },
+            frame_offset: 0,
+            frame_length: 0,
+            inner: 0,
+            digests: block.digest.to_vec(),
+        }];
+        match block.place {
             Place::Known(place) => {
-                summary.reused_bytes += u64::from(block.length);
-                (place.pack, place.frame_offset, place.frame_length, place.inner)
+                summary.found(shared, place.pack, block.length);
+                place.fill(&mut extent[0]);
             }
             Place::Frame(frame) => {
-                let (pack, offset) = ctx.run(lane.append(&frame)).await?;
+                ctx.run(lane.append(&frame, &mut extent)).await?;
                 summary.stored_bytes += frame.len() as u64;
-                (pack, offset, length(frame.len())?, 0)
             }
-        };
+        }
         // A block belongs to the span that it begins in.
         if span_of(block.offset) != span {
             map.end_span(span, false).await?;
             span = span_of(block.offset);
         }
         digest.add(block.offset, &block.digest);
-        map.add(Extent {
-            offset: block.offset,
-            length: block.length,
-            pack,
-            frame_offset,
-            frame_length,
-            inner,
-            digests: block.digest.to_vec(),
-        });
+        let [extent] = extent;
+        map.add(extent);
         summary.size = block.offset + u64::from(block.length);
         ctx.progress(Progress::Bytes(block.length.into()));
     }

@@ -15,12 +15,14 @@ use rand::RngCore;
 
 use crate::cpu::Cpu;
 use crate::index::{PageReader, PageWriter};
+use crate::journal::{BackupKey, Journal, JournalHead, JournalKey};
 use crate::lease::{self, Lease, Purpose};
 use crate::map::DoneMember;
 use crate::packs::Packs;
 use crate::page::{PackId, Root, Stored};
 use crate::parent::Parent;
 use crate::repository::{Inner, Repository};
+use crate::resume::Resumed;
 use crate::{BackupHeader, Identity, paths, write_fresh, write_pages, write_stream};
 
 /// What a backup begins with.
@@ -34,6 +36,8 @@ pub struct BackupStart {
     pub parent: Option<BackupHeader>,
     /// When it began.
     pub started_at: DateTime<Utc>,
+    /// Whether to go on from what an interrupted backup of the target stored.
+    pub resume: bool,
 }
 
 /// What became of a member.
@@ -45,6 +49,16 @@ pub struct MemberSummary {
     pub stored_bytes: u64,
     /// Bytes that the parent had.
     pub reused_bytes: u64,
+    /// Bytes that an interrupted backup had stored.
+    pub resumed_bytes: u64,
+}
+
+impl MemberSummary {
+    /// Counts bytes that need not be stored again.
+    pub(crate) fn found(&mut self, shared: &Shared, pack: PackId, length: u32) {
+        let own = pack.backup == shared.backup;
+        *(if own { &mut self.resumed_bytes } else { &mut self.reused_bytes }) += u64::from(length);
+    }
 }
 
 /// A backup being written. Dropping it without [`commit`](Self::commit) or [`abandon`](Self::abandon) leaves garbage that
@@ -63,6 +77,9 @@ pub(crate) struct Shared {
     pub(crate) backup: BackupId,
     pub(crate) hash_key: [u8; 32],
     pub(crate) parent: Option<Arc<Parent>>,
+    /// What an interrupted backup stored.
+    pub(crate) resumed: Option<Resumed>,
+    pub(crate) journal: Arc<Journal>,
     pub(crate) packs: Arc<Packs>,
     pub(crate) pages: PageWriter,
     pub(crate) members: Mutex<Members>,
@@ -75,6 +92,8 @@ pub(crate) struct Members {
     names: HashSet<String>,
     pub(crate) done: Vec<DoneMember>,
     pub(crate) foreign_packs: BTreeSet<PackId>,
+    /// Packs that came from an interrupted backup and that the map names.
+    pub(crate) resumed_packs: BTreeSet<u32>,
     pub(crate) logical: u64,
 }
 
@@ -87,10 +106,16 @@ impl Shared {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Remembers the packs of other backups that a map names.
+    /// Remembers the packs of other backups, and of an interrupted one, that a map names.
     pub(crate) fn use_packs(&self, packs: impl Iterator<Item = PackId>) {
         let mut members = self.lock();
-        members.foreign_packs.extend(packs.filter(|p| p.backup != self.backup));
+        for pack in packs {
+            if pack.backup != self.backup {
+                members.foreign_packs.insert(pack);
+            } else if self.resumed.as_ref().is_some_and(|r| r.packs.contains_key(&pack.n)) {
+                members.resumed_packs.insert(pack.n);
+            }
+        }
     }
 }
 
@@ -143,24 +168,26 @@ impl Repository {
             None => None,
             Some(header) => Some(Arc::new(ctx.run(self.open_parent(&target, header)).await?)),
         };
-        let hash_key = match &parent {
-            Some(parent) => hash_key_of(&parent.root)?,
-            None => {
-                let mut key = [0; 32];
-                rand::rng().fill_bytes(&mut key);
-                key
-            }
+        let parents_key = parent.as_ref().map(|p| hash_key_of(&p.root.hash_key)).transpose()?;
+        let resumed = match start.resume {
+            true => Box::pin(self.resume(ctx, start, backup, lease, parents_key)).await?,
+            false => None,
         };
+        let head = match &resumed {
+            Some(resumed) => resumed.head.clone(),
+            None => self.new_head(ctx, start, backup, parents_key).await?,
+        };
+        let hash_key = hash_key_of(&head.hash_key)?;
         let mut keys = Vec::new();
         let mut page_recipients = Vec::new();
-        let mut pack_recipient = None;
-        if let Some(encryption) = &inner.description.encryption {
-            let identity = Identity::generate();
-            let (size, digest) = ctx.run(inner.write_key(&target, backup, &identity, encryption)).await?;
-            keys.push(Stored { id: PackId { backup, n: 0 }, size, digest });
-            page_recipients = vec![identity.recipient(), encryption.index_recipient.clone()];
-            pack_recipient = Some(identity.recipient());
+        let pack_recipient = head.key.as_ref().map(|key| key.recipient.clone());
+        if let (Some(key), Some(encryption)) = (&head.key, &inner.description.encryption) {
+            keys.push(Stored { id: PackId { backup, n: 0 }, size: key.size, digest: key.digest.clone() });
+            page_recipients = vec![key.recipient.clone(), encryption.index_recipient.clone()];
         }
+        let (next_pack, next_page) = resumed.as_ref().map_or((0, 0), |r| (r.next_pack, r.next_page));
+        let key = JournalKey::of(inner);
+        let journal = Arc::new(Journal::new(Arc::clone(inner), backup, key, head, next_page));
         let packs = Arc::new(Packs::new(
             inner.storage.clone(),
             target.clone(),
@@ -168,6 +195,8 @@ impl Repository {
             pack_recipient,
             inner.description.pack_bytes,
             inner.options.memory_bytes,
+            Arc::clone(&journal),
+            next_pack,
         ));
         let pages = PageWriter::new(Arc::clone(inner), target.clone(), backup, page_recipients);
         let shared = Arc::new(Shared {
@@ -176,12 +205,48 @@ impl Repository {
             backup,
             hash_key,
             parent,
+            resumed,
+            journal,
             packs,
             pages,
             members: Mutex::new(Members::default()),
             read_bytes: AtomicU64::new(0),
         });
         Ok((shared, keys))
+    }
+
+    /// What a backup that goes on from nothing begins with: a digest key, and in an encrypted repository its identity, which is
+    /// stored here.
+    async fn new_head(
+        &self,
+        ctx: &OpContext,
+        start: &BackupStart,
+        backup: BackupId,
+        hash_key: Option<[u8; 32]>,
+    ) -> Result<JournalHead> {
+        let inner = &self.inner;
+        let hash_key = hash_key.unwrap_or_else(|| {
+            let mut key = [0; 32];
+            rand::rng().fill_bytes(&mut key);
+            key
+        });
+        let key = match &inner.description.encryption {
+            None => None,
+            Some(encryption) => {
+                let identity = Identity::generate();
+                let written = inner.write_key(&start.target, backup, &identity, encryption);
+                let (size, digest) = ctx.run(written).await?;
+                let sealed_to = encryption.recipients.clone();
+                Some(BackupKey { size, digest, recipient: identity.recipient(), sealed_to })
+            }
+        };
+        Ok(JournalHead {
+            repository: inner.description.id,
+            target: start.target.clone(),
+            kind: start.kind,
+            hash_key: hex::encode(hash_key),
+            key,
+        })
     }
 
     fn check_start(&self, start: &BackupStart) -> Result<()> {
@@ -253,11 +318,11 @@ impl Repository {
     }
 }
 
-pub(crate) fn hash_key_of(root: &Root) -> Result<[u8; 32]> {
-    hex::decode(&root.hash_key)
+pub(crate) fn hash_key_of(hash_key: &str) -> Result<[u8; 32]> {
+    hex::decode(hash_key)
         .ok()
         .and_then(|bytes| <[u8; 32]>::try_from(bytes).ok())
-        .ok_or_else(|| Error::corrupt("the root page has no usable hash key"))
+        .ok_or_else(|| Error::corrupt("the backup has no usable hash key"))
 }
 
 impl BackupWriter {
@@ -340,9 +405,12 @@ impl BackupWriter {
                         "pages of {page_bytes} bytes: use a power of two, 512 to 65536"
                     )));
                 }
+                let is_known = shared.resumed.as_ref().is_some_and(|resumed| resumed.knows(&spec.name));
                 match parent {
                     // Nothing is there to compare with.
-                    None => write_fresh::write(ctx, shared, spec, page_bytes as usize, blocks).await?,
+                    None if !is_known => {
+                        write_fresh::write(ctx, shared, spec, page_bytes as usize, blocks).await?
+                    }
                     parent => {
                         write_pages::write(ctx, shared, spec, page_bytes as usize, parent, blocks).await?
                     }
@@ -353,6 +421,31 @@ impl BackupWriter {
         members.logical += summary.size;
         members.done.push(done);
         Ok(summary)
+    }
+
+    /// The interrupted backup that this one goes on from.
+    #[must_use]
+    pub fn resumed_from(&self) -> Option<BackupId> {
+        self.shared.resumed.as_ref().map(|resumed| resumed.from)
+    }
+
+    /// Ends the run and leaves what it stored to another one: [`Repository::begin`] for the same target goes on from there,
+    /// until a sweep takes it for garbage. Where nothing was stored, the backup is [abandoned](Self::abandon).
+    ///
+    /// # Errors
+    /// Those of `abandon`. That what was still in memory did not become durable is none: it is sent again.
+    pub async fn suspend(self, ctx: &OpContext) -> Result<()> {
+        let salvage = async {
+            self.shared.packs.salvage().await;
+            Ok(())
+        };
+        if let Err(error) = ctx.run(salvage).await {
+            tracing::debug!(%error, "what an interrupted backup still held was not stored in time");
+        }
+        if !self.shared.journal.has_pages().await {
+            return self.abandon(ctx).await;
+        }
+        self.lease.release().await
     }
 
     /// Gives the backup up: marks what was written for the sweep and removes it where that is safe at once.

@@ -190,6 +190,64 @@ async fn a_cancelled_run_leaves_no_commit_and_the_next_one_works() {
     world.prove("copy").await;
 }
 
+/// A database whose pages fill several packs.
+async fn large() -> World {
+    let world = World::new().await;
+    let mut state = 7_u64;
+    let noise = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 56) as u8
+    });
+    world.engine.state().live.pages = noise.take(2 << 20).collect();
+    world
+}
+
+#[tokio::test]
+async fn a_run_after_an_interruption_goes_on_from_it() {
+    let pages = "pages.db".to_owned();
+    let blocks = (2 << 20) / 8192;
+    for faults in [
+        Faults { fail_read: Some((pages.clone(), blocks * 3 / 4)), ..Faults::default() },
+        Faults { panic_read: Some("schema.dump".into()), ..Faults::default() },
+        Faults { fail_finish: true, ..Faults::default() },
+    ] {
+        let world = large().await;
+        world.engine.set_faults(faults);
+        world.run(BackupKind::Full).await.unwrap_err();
+        assert!(world.service.list(&world.ctx, None).await.unwrap().backups.is_empty());
+        world.engine.set_faults(Faults::default());
+        // The database went on meanwhile: the backup shows what is there now.
+        world.engine.state().live.pages[12_345] ^= 1;
+        world.engine.state().live.tables.get_mut("public.orders").unwrap()[3].push('!');
+        world.store.reset_log();
+        let report = world.run(BackupKind::Full).await.unwrap();
+        let resumed = report.resumed.expect("it went on");
+        assert!(resumed.bytes > 1 << 20 && resumed.bytes < report.stored_bytes, "{resumed:?}");
+        assert_eq!(report.backup.resumed, Some(resumed));
+        assert_ne!(resumed.backup, report.backup.id);
+        world.prove("copy").await;
+        let all = VerifyScope::All { target: Some(target()) };
+        world.service.verify(&world.ctx, &all, VerifyLevel::Full).await.unwrap().check().unwrap();
+        // What it went on from is needed no more.
+        assert!(
+            world.keys("/journal/").await.iter().all(|k| !k.as_ref().contains(&report.backup.id.to_string()))
+        );
+        assert_eq!(world.run(BackupKind::Full).await.unwrap().resumed, None);
+    }
+}
+
+#[tokio::test]
+async fn a_run_that_is_to_begin_anew_does() {
+    let world = large().await;
+    world.engine.set_faults(Faults { fail_finish: true, ..Faults::default() });
+    world.run(BackupKind::Full).await.unwrap_err();
+    world.engine.set_faults(Faults::default());
+    let anew = RunOptions { no_resume: true, ..World::options(BackupKind::Full) };
+    let report = world.service.run(&world.ctx, &world.engine, anew).await.unwrap();
+    assert_eq!(report.resumed, None);
+    world.prove("copy").await;
+}
+
 #[tokio::test]
 async fn runs_of_one_target_at_once_are_all_good() {
     let world = World::new().await;

@@ -51,7 +51,8 @@ pub(crate) struct TargetArg {
 ///
 /// Checks connections, privileges, client tools and space first, reads under one consistent snapshot without
 /// blocking writers, and records row counts and content digests that a restore is compared with. Safe to interrupt
-/// and to run again: an unfinished backup is never listed.
+/// and to run again: an unfinished backup is never listed, and what it stored is not sent again where the database
+/// still says the same.
 #[derive(Args, Debug)]
 pub(crate) struct RunArgs {
     /// The database, by its name in the configuration.
@@ -128,6 +129,13 @@ pub(crate) struct RunArgs {
     /// `dm backup verify` can be run at a quieter time.
     #[arg(long, conflicts_with = "verify")]
     pub(crate) no_verify: bool,
+
+    /// Begins anew, also where a run was interrupted.
+    ///
+    /// Without it the backup goes on from what an interrupted run of the same target stored within the last day: everything is
+    /// read anew, and only what changed is sent.
+    #[arg(long)]
+    pub(crate) no_resume: bool,
 
     /// Looks whether it would succeed, and stops.
     ///

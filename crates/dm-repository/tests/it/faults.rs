@@ -59,8 +59,8 @@ async fn killed_at_every_call_a_backup_is_whole_or_absent() {
             }
             let again = run(&store.fork(), keys.as_ref(), &full, &second).await.unwrap();
 
-            // What the dead left is swept when its lease is over, and nothing else is.
-            store.advance(3 * 3600);
+            // What the dead left is swept when nobody waits for it any more, and nothing else is.
+            store.advance(25 * 3600);
             repository.sweep(&ctx(), SweepOptions::default()).await.unwrap();
             store.advance(3 * 3600);
             repository.sweep(&ctx(), SweepOptions::default()).await.unwrap();

@@ -1,7 +1,7 @@
 //! Repositories in local folders: privacy, leftovers, errors with a way out, an independent reader, old repositories.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -133,10 +133,26 @@ async fn an_independent_reader_reads_it() {
         if let Some(keys) = &keys {
             fs::write(&identity, keys.identity.to_secret_text().expose()).unwrap();
         }
-        for sample in &content {
+        // And one that goes on from another: in a folder the same file serves both.
+        let writer = begin(&repository, "shop", None).await.unwrap();
+        let left = folder.join(format!("backups/shop/{}/packs", writer.id()));
+        write_all(&writer, &content).await.unwrap();
+        writer.suspend(&ctx()).await.unwrap();
+        let inodes = |folder: &Path| -> Vec<u64> {
+            let mut all: Vec<u64> = files(folder).iter().map(|f| fs::metadata(f).unwrap().ino()).collect();
+            all.sort_unstable();
+            all
+        };
+        let before = inodes(&left);
+        let resumed = back_up(&repository, "shop", None, &content).await.unwrap();
+        assert!(resumed.resumed.is_some());
+        assert_eq!(inodes(&folder.join(format!("backups/shop/{}/packs", resumed.id))), before);
+        assert!(!folder.join(format!("backups/shop/{}/journal", resumed.id)).exists());
+        let all = content.iter().flat_map(|sample| [(&next, sample), (&resumed, sample)]);
+        for (backup, sample) in all {
             let mut command = Command::new("python3");
             command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/oracle/read_backup.py"));
-            command.arg(&folder).arg("shop").arg(next.id.to_string()).arg(&sample.spec.name);
+            command.arg(&folder).arg("shop").arg(backup.id.to_string()).arg(&sample.spec.name);
             if keys.is_some() {
                 command.arg(&identity);
             }

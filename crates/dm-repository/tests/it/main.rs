@@ -18,6 +18,7 @@ mod logs;
 mod model;
 mod races;
 mod rate;
+mod resume;
 mod round_trip;
 mod sparse;
 mod store;

@@ -37,6 +37,7 @@ struct World {
     time: DateTime<Utc>,
     commits: usize,
     removed: usize,
+    resumed: usize,
 }
 
 impl World {
@@ -59,6 +60,7 @@ impl World {
             time: Utc::now(),
             commits: 0,
             removed: 0,
+            resumed: 0,
         };
         for _ in 0..2 {
             world.start().await;
@@ -112,6 +114,19 @@ impl World {
         }
     }
 
+    /// The program ends its run and leaves what it stored to another one.
+    async fn suspend(&mut self) {
+        if self.open.is_empty() {
+            return;
+        }
+        let which = self.rng.random_range(0..self.open.len());
+        let Open { writer, .. } = self.open.remove(which);
+        // Only a lease that was lost makes it fail.
+        if let Err(error) = writer.suspend(&ctx()).await {
+            assert_eq!(error.kind(), ErrorKind::Conflict, "{error:?}");
+        }
+    }
+
     async fn commit(&mut self, crash_at: Option<usize>) {
         if self.open.is_empty() {
             return;
@@ -127,6 +142,7 @@ impl World {
         }
         if let Ok(header) = writer.commit(&ctx(), source(self.time), summary()).await {
             assert_eq!(header.id, id);
+            self.resumed += usize::from(header.resumed.is_some());
             self.reported.insert(id);
             self.commits += 1;
         }
@@ -192,8 +208,9 @@ impl World {
 
     async fn settle(&mut self) {
         self.open.clear();
+        // Beyond the patience with what could have been gone on with.
         for _ in 0..4 {
-            self.store.advance(3 * 3600);
+            self.store.advance(25 * 3600);
             self.programs[0].repository.sweep(&ctx(), SweepOptions::default()).await.unwrap();
         }
         let listing = self.programs[0].repository.list(&ctx(), None).await.unwrap();
@@ -207,12 +224,13 @@ impl World {
     }
 }
 
-async fn history(seed: u64, steps: usize) -> (usize, usize) {
+async fn history(seed: u64, steps: usize) -> (usize, usize, usize) {
     let mut world = World::new(seed).await;
     for step in 0..steps {
         match world.rng.random_range(0..100) {
             0..30 => world.begin().await,
-            30..55 => world.commit(None).await,
+            30..35 => world.suspend().await,
+            35..55 => world.commit(None).await,
             55..60 => {
                 let n = world.rng.random_range(0..30);
                 world.commit(Some(n)).await;
@@ -233,20 +251,26 @@ async fn history(seed: u64, steps: usize) -> (usize, usize) {
     }
     world.settle().await;
     world.check(steps).await;
-    (world.commits, world.removed)
+    (world.commits, world.removed, world.resumed)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_history_keeps_what_was_promised() {
     let seeds: u64 = std::env::var("DM_TEST_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(12);
     let first: u64 = std::env::var("DM_TEST_FIRST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(0);
-    let (mut commits, mut removed) = (0, 0);
+    let (mut commits, mut removed, mut resumed) = (0, 0, 0);
     for seed in first..first + seeds {
         println!("seed {seed}");
-        let (c, r) = history(seed, 80).await;
+        let (c, r, g) = history(seed, 80).await;
         commits += c;
         removed += r;
+        resumed += g;
     }
-    println!("{seeds} seeds from {first}: {commits} commits, {removed} removed");
-    assert!(commits > seeds as usize * 3 && removed > seeds as usize / 2, "{commits} {removed}");
+    println!(
+        "{seeds} seeds from {first}: {commits} commits, {resumed} gone on from another, {removed} removed"
+    );
+    assert!(
+        commits > seeds as usize * 3 && removed > seeds as usize / 2 && resumed > 0,
+        "{commits} {removed} {resumed}"
+    );
 }

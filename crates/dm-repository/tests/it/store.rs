@@ -43,6 +43,7 @@ pub struct TestStore {
     listed: Arc<AtomicUsize>,
     fetched: Arc<AtomicU64>,
     stored: Arc<AtomicU64>,
+    sent: Arc<AtomicU64>,
     fault: Arc<Mutex<Option<(usize, Fault)>>>,
     gate: NextGate,
 }
@@ -96,6 +97,7 @@ impl TestStore {
             listed: Arc::default(),
             fetched: Arc::default(),
             stored: Arc::default(),
+            sent: Arc::default(),
             fault: Arc::default(),
             gate: Arc::default(),
         })
@@ -113,6 +115,7 @@ impl TestStore {
             listed: Arc::clone(&self.listed),
             fetched: Arc::clone(&self.fetched),
             stored: Arc::clone(&self.stored),
+            sent: Arc::clone(&self.sent),
             fault: Arc::clone(&self.fault),
             gate: Arc::clone(&self.gate),
         }
@@ -151,6 +154,11 @@ impl TestStore {
     /// Bytes of packs that were stored.
     pub fn stored(&self) -> u64 {
         self.stored.load(Ordering::SeqCst)
+    }
+
+    /// Bytes of all objects that were stored.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::SeqCst)
     }
 
     /// Fails the n-th call from now (counted from zero).
@@ -240,6 +248,7 @@ impl ObjectStore for TestStore {
         }
         let bytes = payload.content_length() as u64;
         let result = self.inner.objects.put_opts(key, payload, options).await?;
+        self.sent.fetch_add(bytes, Ordering::SeqCst);
         if key.as_ref().contains("/packs/") {
             self.stored.fetch_add(bytes, Ordering::SeqCst);
         }
@@ -315,6 +324,15 @@ impl ObjectStore for TestStore {
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.inner.objects.copy_opts(from, to, options).await
+        let fault = self.step().await;
+        if let Some(fault @ (Fault::Dead | Fault::Before)) = fault {
+            return Err(Self::error(fault));
+        }
+        self.inner.objects.copy_opts(from, to, options).await?;
+        self.inner.times.lock().unwrap().insert(to.clone(), self.now());
+        match fault {
+            Some(fault) => Err(Self::error(fault)),
+            None => Ok(()),
+        }
     }
 }

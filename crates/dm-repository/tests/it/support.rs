@@ -148,6 +148,7 @@ pub async fn begin(
         kind: parent.map_or(BackupKind::Full, |(_, kind)| kind),
         parent: parent.map(|(header, _)| header.clone()),
         started_at: Utc::now(),
+        resume: true,
     };
     repository.begin(&ctx(), start).await
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use data_manager::backup::{RunReport, Step};
-use data_manager::repository::{Verification, VerifyLevel};
+use data_manager::repository::{ResumedFrom, Verification, VerifyLevel};
 use data_manager::{BackupKind, BackupMode, BackupOptions, DataManager, Finding, Level, Result};
 use serde::Serialize;
 
@@ -53,6 +53,7 @@ pub(super) async fn run(session: &mut Session, dm: &DataManager, args: RunArgs) 
         exclude_tables: args.exclude_tables,
         verify: args.verify.map(Into::into),
         skip_verify: args.no_verify,
+        no_resume: args.no_resume,
         tenant: args.tenant,
     };
     let progress = session.progress();
@@ -143,6 +144,7 @@ fn tell(session: &mut Session, report: &RunReport) -> Result<()> {
         ("read", read(report)),
         ("changes", compared(report)),
         ("stored", stored(report)),
+        ("resumed", resumed(report)),
         ("encrypted", if backup.encrypted { "yes" } else { "no" }.to_owned()),
         ("took", text::duration(duration)),
         ("verified", verified),
@@ -161,12 +163,21 @@ fn stored(report: &RunReport) -> String {
     format!("{stored}; {} were there already", text::bytes(report.reused_bytes))
 }
 
+/// What an interrupted run had stored.
+fn resumed(report: &RunReport) -> String {
+    match &report.resumed {
+        Some(from) => format!("from {}, {} not sent again", from.backup, text::bytes(from.bytes)),
+        None => String::new(),
+    }
+}
+
 #[derive(Serialize)]
 struct Report<'a> {
     backup: MadeBackup,
     read_bytes: u64,
     stored_bytes: u64,
     reused_bytes: u64,
+    resumed: Option<ResumedFrom>,
     duration_ms: u64,
     warnings: &'a [String],
     findings: &'a [Finding],
@@ -183,6 +194,7 @@ impl<'a> From<&'a RunReport> for Report<'a> {
             read_bytes: report.read_bytes,
             stored_bytes: report.stored_bytes,
             reused_bytes: report.reused_bytes,
+            resumed: report.resumed,
             duration_ms: report.duration_ms,
             warnings: &report.warnings,
             findings: &report.findings,
