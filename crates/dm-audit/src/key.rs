@@ -111,6 +111,10 @@ impl LogKey {
     pub(crate) fn sign(&self, checkpoint: &Checkpoint) -> Result<String> {
         let note = self.signer.sign(&checkpoint.text());
         let path = self.memory();
+        // A sealer that was overtaken while it paused does not take the memory back.
+        if self.remembered()?.is_some_and(|newer| newer.size > checkpoint.size) {
+            return Ok(note);
+        }
         replace(&path, note.as_bytes())
             .map_err(|e| io(e, &path, "the last signed checkpoint cannot be noted"))?;
         Ok(note)

@@ -23,7 +23,7 @@ pub struct Lease {
 
 impl Store {
     /// Takes a lease that is free or has run out, or takes one anew that this holder has; `None` when somebody else
-    /// holds it.
+    /// holds it. One that ends later than twice its duration from now is a clock's that was wrong, and counts as run out.
     ///
     /// # Errors
     /// `Busy`, `Unreachable`, `Exhausted`.
@@ -39,13 +39,14 @@ impl Store {
             "INSERT INTO leases (name, holder, epoch, expires_at) VALUES ($1, $2, 1, $3) \
              ON CONFLICT (name) DO UPDATE \
              SET holder = excluded.holder, epoch = leases.epoch + 1, expires_at = excluded.expires_at \
-             WHERE leases.expires_at <= $4 OR leases.holder = excluded.holder \
+             WHERE leases.expires_at <= $4 OR leases.holder = excluded.holder OR leases.expires_at > $5 \
              RETURNING epoch",
         )
         .bind(name)
         .bind(holder)
         .bind(now.saturating_add(span(duration)))
         .bind(now)
+        .bind(now.saturating_add(span(duration).saturating_mul(2)))
         .committing()
         .optional(self.writer())
         .await?;

@@ -2,9 +2,14 @@
 //! the store.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
+use chrono::{DateTime, TimeDelta, Utc};
 use dm_audit::{AuditLog, Checkpoint, EventProof, Kept, LogKey, SignedCheckpoint, leaf_name};
-use dm_core::{AuditSink, ErrorKind};
+use dm_core::{AuditSink, Clock, ErrorKind, OpContext};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use serde_json::Value;
 
 use crate::support::{Place, ctx};
@@ -18,6 +23,8 @@ on_both!(
     an_older_log_gets_its_tree,
     a_lost_key_stops_the_signing_only,
     proofs_hold_offline,
+    writers_and_killed_sealers_leave_one_log,
+    a_clock_that_goes_back_loses_nothing,
 );
 
 struct Signed {
@@ -331,4 +338,97 @@ async fn proofs_hold_offline(place: Place) {
     assert_eq!(oracle(&["consistency", path(&old), path(&new), &vkey])["ok"], Value::Bool(false));
     let another = Checkpoint { root: [9; 32], ..kept };
     assert_eq!(log.log.prove_consistency(&ctx(), &another).await.unwrap_err().kind(), ErrorKind::CheckFailed);
+}
+
+/// A clock that is wrong by so much.
+#[derive(Debug)]
+struct Off(TimeDelta);
+
+impl Clock for Off {
+    fn now(&self) -> DateTime<Utc> {
+        Utc::now() + self.0
+    }
+}
+
+fn off(by: TimeDelta) -> OpContext {
+    ctx().with_clock(Arc::new(Off(by)))
+}
+
+/// Each sealer believes that the others' leases have run out, and is killed wherever it is just then.
+async fn writers_and_killed_sealers_leave_one_log(place: Place) {
+    const WRITERS: u64 = 64;
+    const EACH: u64 = 6;
+    let seed = dm_testkit::seed();
+    let log = Signed::new(place, 1).await;
+    let done = tokio_util::sync::CancellationToken::new();
+    let sealers: Vec<_> = (0..3u8)
+        .map(|n| {
+            let (url, done) = (log.place.url(), done.clone());
+            let key = log.folder.path().join("audit.key");
+            tokio::spawn(async move {
+                let mut random = StdRng::seed_from_u64(seed.wrapping_add(u64::from(n)));
+                let store = dm_store::Store::open(&dm_core::Secret::new(url), &ctx()).await.unwrap();
+                let log = AuditLog::new(store).signed_by(LogKey::open(&key).unwrap().unwrap());
+                let ctx = off(TimeDelta::seconds(31 * i64::from(n)));
+                let mut killed = 0;
+                while !done.is_cancelled() {
+                    let patience = Duration::from_micros(random.random_range(100..30_000));
+                    match tokio::time::timeout(patience, log.seal(&ctx)).await {
+                        Ok(report) => assert_eq!(report.unwrap().unsigned, None, "seed {seed}"),
+                        Err(_) => killed += 1,
+                    }
+                }
+                killed
+            })
+        })
+        .collect();
+    let writers: Vec<_> = (0..WRITERS)
+        .map(|writer| {
+            let log = log.log.clone();
+            tokio::spawn(async move {
+                for i in 0..EACH {
+                    log.append(&ctx(), &event(1 + writer * EACH + i)).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    done.cancel();
+    let mut killed = 0;
+    for sealer in sealers {
+        killed += sealer.await.unwrap();
+    }
+    assert!(killed > 0, "nobody was killed; seed {seed}");
+    // Whoever was killed may have left a lease; a clock ahead of all of them does not wait for it.
+    let report = log.log.seal(&off(TimeDelta::hours(1))).await.unwrap();
+    assert!(report.led && report.unsigned.is_none(), "{report:?}; seed {seed}");
+    let result = verify(&log.log).await;
+    assert!(result.ok, "{result:?}; seed {seed}");
+    assert_eq!((result.sealed, result.unsealed), (1 + WRITERS * EACH, 0), "seed {seed}");
+    if let Place::Sqlite(_) = &log.place {
+        let said = oracle(&["store", path(&log.place.file()), &log.vkey()]);
+        assert_eq!(said["size"].as_u64(), Some(1 + WRITERS * EACH), "{said}; seed {seed}");
+    }
+}
+
+async fn a_clock_that_goes_back_loses_nothing(place: Place) {
+    let log = Signed::new(place, 3).await;
+    // A sealer a year ahead dies with the lease.
+    let ahead = off(TimeDelta::days(365));
+    let lease = log.log.store().acquire_lease(&ahead, "audit-sealer", "dead", Duration::from_secs(30)).await;
+    assert!(lease.unwrap().is_some());
+    log.log.append(&ctx(), &event(3)).await.unwrap();
+    let report = log.log.seal(&ctx()).await.unwrap();
+    assert_eq!(
+        (report.sealed, report.led, report.unsigned),
+        (1, true, None),
+        "its lease does not count for a year"
+    );
+    log.log.append(&ctx(), &event(4)).await.unwrap();
+    let report = log.log.seal(&off(TimeDelta::days(-365))).await.unwrap();
+    assert_eq!((report.sealed, report.led, report.unsigned), (1, true, None));
+    let result = verify(&log.log).await;
+    assert!(result.ok && result.sealed == 5, "{result:?}");
 }
