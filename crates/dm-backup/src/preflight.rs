@@ -9,6 +9,7 @@ use dm_core::{
     BackupKind, BackupSource, ByteSize, Engine, Error, ErrorKind, Finding, Level, OpContext, Preflight,
     Result,
 };
+use dm_repository::Listing;
 
 use crate::parent::{self, Origin};
 use crate::{BackupService, RunOptions};
@@ -66,20 +67,21 @@ impl BackupService {
         // A server that cannot be reached, or a database that is not there, is an error of its own kind, not a finding.
         ctx.run(engine.version(ctx)).await?;
         let mut preflight = ctx.run(source.preflight(ctx, &options.request)).await?;
-        preflight.findings.extend(self.reach(ctx, options).await);
+        let (reached, listing) = self.reach(ctx, options).await;
+        preflight.findings.extend(reached);
         preflight.findings.extend(disk_space(&preflight, options));
         let (connections, jobs) = connections(ctx, engine, options.request.jobs.max(1)).await;
         preflight.findings.extend(connections);
-        preflight.findings.extend(self.base(ctx, engine, options).await);
+        preflight.findings.extend(listing.and_then(|listing| self.base(engine, options, &listing)));
         Ok((preflight, jobs))
     }
 
     /// Whether the repository answers. That it takes objects was seen when it was opened, and the first thing that a backup
     /// writes (its lease) comes before the snapshot.
-    async fn reach(&self, ctx: &OpContext, options: &RunOptions) -> Vec<Finding> {
+    async fn reach(&self, ctx: &OpContext, options: &RunOptions) -> (Vec<Finding>, Option<Listing>) {
         let listing = match ctx.run(self.repository.list(ctx, Some(&options.target))).await {
             Ok(listing) => listing,
-            Err(error) => return vec![finding("repository", &error)],
+            Err(error) => return (vec![finding("repository", &error)], None),
         };
         let mut findings = vec![Finding::new(
             Level::Ok,
@@ -98,26 +100,25 @@ impl BackupService {
                 ),
             );
         }
-        findings
+        (findings, Some(listing))
     }
 
     /// Whether there is a base to rest on.
-    async fn base(&self, ctx: &OpContext, engine: &dyn Engine, options: &RunOptions) -> Option<Finding> {
+    fn base(&self, engine: &dyn Engine, options: &RunOptions, listing: &Listing) -> Option<Finding> {
         if options.kind == BackupKind::Full {
             return None;
         }
-        Some(match self.base_of(ctx, engine, options).await {
+        Some(match self.base_of(engine, options, listing) {
             Ok(message) => Finding::new(Level::Ok, "parent", message),
             Err(error) => finding("parent", &error),
         })
     }
 
-    async fn base_of(&self, ctx: &OpContext, engine: &dyn Engine, options: &RunOptions) -> Result<String> {
+    fn base_of(&self, engine: &dyn Engine, options: &RunOptions, listing: &Listing) -> Result<String> {
         parent::require_capability(options.kind, engine.kind(), engine.capabilities())?;
         parent::require_index(options.kind, self.repository.can_read_index())?;
-        let listing = self.repository.list(ctx, Some(&options.target)).await?;
         let origin = Origin::expected(engine.kind(), options.request.mode);
-        let base = parent::choose(&listing, &options.target, options.kind, &origin)?;
+        let base = parent::choose(listing, &options.target, options.kind, &origin)?;
         Ok(format!("rests on {} of {}", base.id, base.consistency.at.to_rfc3339()))
     }
 }

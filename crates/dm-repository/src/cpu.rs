@@ -9,6 +9,10 @@ use tokio::task::JoinHandle;
 /// The most content that one frame may hold (§3).
 pub(crate) const MAX_FRAME_CONTENT: usize = 4 << 20;
 
+/// Content up to this size is worked on where it is, at levels that are fast: another thread would cost more than the work.
+const SMALL_CONTENT: usize = 32 << 10;
+const FAST_LEVEL: i32 = 3;
+
 #[derive(Clone, Debug)]
 pub(crate) struct Cpu {
     permits: Arc<Semaphore>,
@@ -46,6 +50,19 @@ impl Cpu {
             drop(permit);
             result
         })
+    }
+
+    /// Runs the work on so much content: on a thread of its own, unless there is little to do.
+    pub(crate) async fn run_on<T: Send + 'static>(
+        &self,
+        content_bytes: usize,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T> {
+        if content_bytes <= SMALL_CONTENT && self.level <= FAST_LEVEL {
+            Ok(work())
+        } else {
+            self.run(work).await
+        }
     }
 
     /// Runs the work on a thread of its own.

@@ -65,7 +65,8 @@ pub(crate) async fn write(
             let cpu = &cpu;
             async move {
                 let batch = batch?;
-                cpu.run(move || encoder.encode(&batch)).await?
+                let bytes = batch.blocks.iter().map(|(_, bytes)| bytes.len()).sum();
+                cpu.run_on(bytes, move || encoder.encode(&batch)).await?
             }
         })
         .buffered(cpu.threads + 1)

@@ -156,7 +156,7 @@ impl<'a> Cutter<'a> {
                     match block? {
                         Block::Unchanged { offset, length } => Ok(Hashed::Unchanged { offset, length }),
                         Block::Data { offset, bytes } => {
-                            cpu.run(move || hash(offset, bytes, &key, page_bytes)).await?
+                            cpu.run_on(bytes.len(), move || hash(offset, bytes, &key, page_bytes)).await?
                         }
                     }
                 }

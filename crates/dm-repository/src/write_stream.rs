@@ -56,7 +56,10 @@ pub(crate) async fn write(
                     None => Ok(None),
                     Some((offset, bytes)) => {
                         let level = cpu.level;
-                        cpu.run(move || encode(offset, &bytes, &key, &known, level)).await?.map(Some)
+                        let length = bytes.len();
+                        cpu.run_on(length, move || encode(offset, &bytes, &key, &known, level))
+                            .await?
+                            .map(Some)
                     }
                 }
             }

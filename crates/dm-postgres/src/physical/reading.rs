@@ -2,6 +2,7 @@
 //! are some hundred queries.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,11 +10,12 @@ use bytes::{Bytes, BytesMut};
 use dm_core::{Block, Error, ErrorKind, MemberSpec, OpContext, Result};
 use futures::channel::mpsc;
 use futures::{SinkExt, TryStreamExt};
+use serde_json::json;
 use sqlx::postgres::PgConnection;
 
 use super::compare::Comparison;
 use super::connections::{Connections, Piece, next_query, read};
-use super::files::RelationFile;
+use super::files::{Fork, RelationFile};
 use super::plan::Plan;
 use super::server::{AGAIN, Server, end_of_log};
 use super::{DATA, Lsn, page};
@@ -72,6 +74,41 @@ impl Corrupt {
     }
 }
 
+/// Bytes that were read from the server, by what they belong to.
+#[derive(Debug, Default)]
+pub(super) struct ReadBytes {
+    /// Tables and indexes.
+    pub(super) pages: AtomicU64,
+    /// Free space and visibility maps, which are always read whole, and initial forks.
+    pub(super) forks: AtomicU64,
+    /// Everything else below the data directory.
+    pub(super) files: AtomicU64,
+    /// The log that makes the files consistent.
+    pub(super) log: AtomicU64,
+}
+
+impl ReadBytes {
+    /// As the backup records them.
+    pub(super) fn told(&self) -> serde_json::Value {
+        let bytes = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        json!({
+            "pages": bytes(&self.pages),
+            "forks": bytes(&self.forks),
+            "files": bytes(&self.files),
+            "log": bytes(&self.log),
+        })
+    }
+
+    fn count(&self, relation: Option<RelationFile>, bytes: usize) {
+        let counter = match relation.map(|file| file.fork) {
+            Some(Fork::Main) => &self.pages,
+            Some(_) => &self.forks,
+            None => &self.files,
+        };
+        counter.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}
+
 /// What the tasks that read share.
 pub(super) struct Files {
     pub(super) connections: Connections,
@@ -84,6 +121,7 @@ pub(super) struct Files {
     /// A connection for pages that are read again, beside those that stream.
     again: tokio::sync::Mutex<Option<PgConnection>>,
     pub(super) corrupt: Mutex<Corrupt>,
+    pub(super) bytes: ReadBytes,
 }
 
 impl Files {
@@ -104,23 +142,30 @@ impl Files {
             runs,
             again: tokio::sync::Mutex::default(),
             corrupt: Mutex::default(),
+            bytes: ReadBytes::default(),
         }
     }
 
-    /// Reads a file; false when the consumer went away.
+    /// The blocks of a file that is read together with its neighbours. `None` for one that is read by itself.
+    pub(super) async fn read_small(&self, ctx: &OpContext, index: usize) -> Result<Option<Vec<Block>>> {
+        let (Some(spec), Some(part)) = (self.members.get(index), self.part(ctx, index).await?) else {
+            return Ok(None);
+        };
+        let path = path_of(spec);
+        let mut cutter = Cutter::new(self, &path, part.plan);
+        for (piece, bytes) in part.rows {
+            if !cutter.take(ctx, &piece, bytes).await? {
+                break;
+            }
+        }
+        cutter.end();
+        Ok(Some(cutter.ready))
+    }
+
+    /// Reads a file by itself; false when the consumer went away.
     pub(super) async fn read(&self, ctx: &OpContext, index: usize, sender: &mut Sender) -> Result<bool> {
         let Some(spec) = self.members.get(index) else { return Ok(true) };
         let path = path_of(spec);
-        if let Some(part) = self.part(ctx, index).await? {
-            let mut cutter = Cutter::new(self, &path, part.plan);
-            for (piece, bytes) in part.rows {
-                if !cutter.take(ctx, &piece, bytes).await? {
-                    break;
-                }
-            }
-            cutter.end();
-            return Ok(cutter.send(sender).await);
-        }
         let plan = self.plan(ctx, spec, &path).await?;
         let mut pieces = plan.pieces(&path);
         let mut cutter = Cutter::new(self, &path, plan);
@@ -320,6 +365,7 @@ impl<'a> Cutter<'a> {
             .with_hint(AGAIN));
         }
         let bytes = bytes.unwrap_or_default();
+        self.files.bytes.count(self.relation, bytes.len());
         // Shortened, or gone, since it was listed: replaying the log does the same to the copy.
         self.ended = (bytes.len() as u64) < piece.length;
         if !bytes.is_empty() {

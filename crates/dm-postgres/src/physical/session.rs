@@ -1,6 +1,7 @@
 //! A backup under way: reading its members, ending it on the server, giving the facts.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -326,20 +327,23 @@ impl BackupSession for PhysicalBackup {
 
     async fn read(&self, ctx: &OpContext, member: &MemberSpec) -> Result<BlockStream> {
         self.look_after_session(ctx).await?;
-        let (mut sender, receiver) = mpsc::channel(READ_AHEAD);
         let (files, finished) = (Arc::clone(&self.files), Arc::clone(&self.finished));
         let (ctx, name) = (ctx.clone(), member.name.clone());
+        if let Some(index) = self.index.get(&name).copied()
+            && let Some(blocks) = ctx.run(Box::pin(files.read_small(&ctx, index))).await?
+        {
+            // It is in memory already: a task would cost more than the file.
+            let end = futures::stream::once(async move { finished_file(&finished, index) });
+            let blocks = futures::stream::iter(blocks.into_iter().map(Ok));
+            return Ok(blocks.chain(end.filter_map(|()| std::future::ready(None))).boxed());
+        }
+        let (mut sender, receiver) = mpsc::channel(READ_AHEAD);
         // A task of its own, so that reading goes on while the consumer compresses what it has. It ends when the receiver is
         // dropped: its next send fails.
         if let Some(index) = self.index.get(&name).copied() {
             tokio::spawn(async move {
                 match ctx.run(Box::pin(files.read(&ctx, index, &mut sender))).await {
-                    Ok(true) => {
-                        let mut finished = finished.lock().unwrap_or_else(PoisonError::into_inner);
-                        if let Some(done) = finished.files.get_mut(index) {
-                            *done = true;
-                        }
-                    }
+                    Ok(true) => finished_file(&finished, index),
                     Ok(false) => {}
                     Err(error) => drop(sender.send(Err(error.about(&name))).await),
                 }
@@ -394,6 +398,7 @@ impl BackupSession for PhysicalBackup {
             warnings.extend(corrupt.warnings());
             corrupt.count()
         };
+        let read_bytes = files.bytes.told();
         files.close().await;
         // The slot goes with the session.
         close(control.into_inner().connection).await;
@@ -409,8 +414,17 @@ impl BackupSession for PhysicalBackup {
                 ("stop_lsn".to_owned(), json!(ended.stop.to_string())),
                 ("timeline".to_owned(), json!(ended.timeline)),
                 ("corrupt_pages".to_owned(), json!(corrupt_pages)),
+                ("read_bytes".to_owned(), read_bytes),
             ]),
         })
+    }
+}
+
+/// Remembers that a file of the listing was read to its end.
+fn finished_file(finished: &Mutex<Finished>, index: usize) {
+    let mut finished = finished.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(done) = finished.files.get_mut(index) {
+        *done = true;
     }
 }
 
@@ -419,6 +433,7 @@ async fn read_other(ctx: &OpContext, files: &Files, how: Reading, sender: &mut S
     match how {
         Reading::Memory(bytes) if bytes.is_empty() => Ok(true),
         Reading::Memory(bytes) => {
+            files.bytes.files.fetch_add(bytes.len() as u64, Ordering::Relaxed);
             let mut offset = 0;
             for piece in bytes.chunks(1 << 20) {
                 let block = Block::data(offset, bytes.slice_ref(piece));
@@ -433,11 +448,12 @@ async fn read_other(ctx: &OpContext, files: &Files, how: Reading, sender: &mut S
             let mut loan = files.connections.borrow(ctx).await?;
             let (_, bytes) = read_control_file(&mut loan.connection).await?;
             files.connections.give_back(loan);
+            files.bytes.files.fetch_add(bytes.len() as u64, Ordering::Relaxed);
             Ok(sender.send(Ok(Block::data(0, bytes))).await.is_ok())
         }
         Reading::Log(segment) => {
             let page_bytes = files.server.wal_block_bytes();
-            read_segment(ctx, &files.connections, &segment, page_bytes, sender).await
+            read_segment(ctx, files, &segment, page_bytes, sender).await
         }
     }
 }

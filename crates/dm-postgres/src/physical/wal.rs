@@ -1,14 +1,20 @@
 //! The log from a backup's start to its end, read out of `pg_wal`.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use dm_core::{Block, Error, ErrorKind, OpContext, Result};
 use futures::{SinkExt, TryStreamExt};
 
-use super::connections::{Connections, next_query, pieces, read};
-use super::reading::Sender;
+use super::connections::{next_query, pieces, read};
+use super::reading::{Files, Sender};
 use super::{Lsn, segment_name};
+
+/// Rows of the first query for a segment; each further one asks for twice as many.
+const FIRST_PIECES: usize = 4;
+
+static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 
 /// A segment that belongs to a backup.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +66,7 @@ impl PageCheck {
     fn page(&mut self, page: &[u8], at: u64) -> Result<()> {
         let address = page.get(8..16).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes);
         let wrong = match address {
-            Some(0) if page.iter().all(|byte| *byte == 0) => {
+            Some(0) if ZEROS.get(..page.len()).is_some_and(|zeros| zeros == page) => {
                 self.blank = true;
                 false
             }
@@ -79,21 +85,24 @@ impl PageCheck {
 /// Streams a segment; false when the consumer went away.
 pub(super) async fn read_segment(
     ctx: &OpContext,
-    connections: &Connections,
+    files: &Files,
     segment: &Segment,
     page_bytes: usize,
     sender: &mut Sender,
 ) -> Result<bool> {
     let name = segment.name();
     let path: Arc<str> = format!("pg_wal/{name}").into();
-    let mut loan = connections.borrow(ctx).await?;
+    let mut loan = files.connections.borrow(ctx).await?;
     let mut all = pieces(&path, 0, segment.filled);
     let mut check = PageCheck::default();
-    loop {
-        let query = next_query(&mut all);
+    let (mut offset, mut ask) = (0, FIRST_PIECES);
+    // Behind a switch there are zeros alone, and nothing of them is replayed: the last segment of a backup is seldom full.
+    while !check.blank {
+        let query = next_query(&mut all.by_ref().take(ask));
         if query.is_empty() {
             break;
         }
+        ask *= 2;
         let mut rows = read(&mut loan.connection, &query);
         for piece in &query {
             let bytes = rows.try_next().await?.flatten().ok_or_else(|| gone(&name))?;
@@ -104,6 +113,8 @@ pub(super) async fn read_segment(
                 let at = segment.number * segment.bytes + piece.offset + (index * page_bytes) as u64;
                 check.page(page, at)?;
             }
+            offset = piece.offset + piece.length;
+            files.bytes.log.fetch_add(piece.length, Ordering::Relaxed);
             if sender.send(Ok(Block::data(piece.offset, bytes))).await.is_err() {
                 return Ok(false);
             }
@@ -111,11 +122,10 @@ pub(super) async fn read_segment(
         // The end of the answer, so that the connection is in order for the next.
         while rows.try_next().await?.is_some() {}
     }
-    connections.give_back(loan);
-    let mut offset = segment.filled;
+    files.connections.give_back(loan);
     while offset < segment.bytes {
-        let length = (segment.bytes - offset).min(1 << 20);
-        let zeros: Bytes = BytesMut::zeroed(usize::try_from(length).unwrap_or(0)).freeze();
+        let length = (segment.bytes - offset).min(ZEROS.len() as u64);
+        let zeros = Bytes::from_static(ZEROS.get(..usize::try_from(length).unwrap_or(0)).unwrap_or_default());
         if sender.send(Ok(Block::data(offset, zeros))).await.is_err() {
             return Ok(false);
         }

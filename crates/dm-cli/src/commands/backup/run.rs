@@ -184,6 +184,8 @@ struct Report<'a> {
     verification: Option<&'a Verification>,
     steps: &'a [Step],
     changes_by: Option<&'a str>,
+    /// Of a physical backup: bytes read from the server, by what they belong to.
+    read_by: Option<&'a serde_json::Value>,
     corrupt_pages: u64,
 }
 
@@ -201,6 +203,7 @@ impl<'a> From<&'a RunReport> for Report<'a> {
             verification: report.verification.as_ref(),
             steps: &report.steps,
             changes_by: changes_by(report),
+            read_by: report.attributes.get("read_bytes"),
             corrupt_pages: corrupt_pages(report),
         }
     }
