@@ -147,7 +147,7 @@ def changes_on(args, scratch, bin_dir):
         fresh(bases), bases.mkdir()
         config = our_config(folder, server)
         full, _ = measure.run(our_backup(config, "full"), server.environment)
-        manifests, notes = [], {"changed": [], "read": [], "report": None}
+        manifests, notes = [], {"changed": [], "read": [], "read_by": [], "report": None}
         stored = disk_bytes(folder / "repository")
 
         def new_round(number):
@@ -163,6 +163,7 @@ def changes_on(args, scratch, bin_dir):
             now = disk_bytes(folder / "repository")
             sample.output_bytes, stored = now - stored, now
             notes["report"] = json.loads(stdout)
+            notes["read_by"].append(find(notes["report"], "read_by"))
             if modern:
                 notes["changed"].append(summarised_blocks(server, notes["lsn"]))
 
@@ -201,11 +202,15 @@ def changes_on(args, scratch, bin_dir):
         facts = f"Read from the server, as the loopback interface counts: {read / 2**20:.1f} MiB (median)"
         if notes["changed"]:
             changed = sorted(notes["changed"])[len(notes["changed"]) // 2]
-            facts += (f", **{read / (changed * 8192):.2f}×** the {changed:,} blocks ({changed * 8192 / 2**20:.1f} MiB, "
-                      f"{changed / blocks:.1%}) that the WAL summaries tell of")
+            kinds = {kind: sorted(read[kind] for read in notes["read_by"])[len(notes["read_by"]) // 2]
+                     for kind in ("pages", "forks", "files", "log")}
+            facts += (f". The WAL summaries tell of {changed:,} blocks ({changed * 8192 / 2**20:.1f} MiB, {changed / blocks:.1%}); "
+                      f"of tables and indexes {kinds['pages'] / 2**20:.1f} MiB were read, **{kinds['pages'] / (changed * 8192):.2f}×** of them; "
+                      f"of free space and visibility maps {kinds['forks'] / 2**20:.1f} MiB, of other files {kinds['files'] / 2**20:.1f} MiB, "
+                      f"of the log {kinds['log'] / 2**20:.1f} MiB")
         report.write(f"physical-changes-{major(bin_dir)}", f"PostgreSQL {major(bin_dir)} physical backup: 1 % of the blocks changed",
                      f"{words}\n\n{report.table(contenders)}\n\n{facts}.")
-        return {"contenders": report.figures(contenders), "cluster_bytes": size, "wire_bytes": notes["read"],
+        return {"contenders": report.figures(contenders), "cluster_bytes": size, "wire_bytes": notes["read"], "read_by": notes["read_by"],
                 "changed_blocks": notes["changed"], "last_report": notes["report"]}
 
 
