@@ -9,6 +9,7 @@ use dm_repository::{Identity, RateLimit, Recipient, StoreLocation, StoreOptions}
 use tokio::sync::OnceCell;
 
 use crate::config::{Config, EngineConfig, PlaceConfig};
+use crate::places::{PRIMARY, Places};
 use crate::repositories::{RepositorySettings, journal_key_file};
 use crate::{DataManager, engines};
 
@@ -26,6 +27,8 @@ pub struct DataManagerBuilder {
     identities: Vec<Identity>,
     actor: Option<Actor>,
     clock: Option<Arc<dyn Clock>>,
+    place: Option<String>,
+    second_places: Vec<(String, String, StoreOptions)>,
 }
 
 impl DataManagerBuilder {
@@ -119,6 +122,32 @@ impl DataManagerBuilder {
         self
     }
 
+    /// A second place that receives a copy of every backup: a folder, `s3://bucket/prefix` … under a name of its own.
+    #[must_use]
+    pub fn second_place(self, name: impl Into<String>, url: impl Into<String>) -> Self {
+        self.second_place_with(name, url, StoreOptions::default())
+    }
+
+    /// The same with endpoint, region and credentials.
+    #[must_use]
+    pub fn second_place_with(
+        mut self,
+        name: impl Into<String>,
+        url: impl Into<String>,
+        options: StoreOptions,
+    ) -> Self {
+        self.second_places.push((name.into(), url.into(), options));
+        self
+    }
+
+    /// Works on a copy of the repository: a name under `[repository.secondary]`. It can be listed, verified, restored from,
+    /// mended and expired; nothing new is written there.
+    #[must_use]
+    pub fn place(mut self, name: impl Into<String>) -> Self {
+        self.place = Some(name.into());
+        self
+    }
+
     /// Puts it together. Connects to nothing and creates nothing yet.
     ///
     /// # Errors
@@ -145,7 +174,7 @@ impl DataManagerBuilder {
             recipients.push(recipient.parse()?);
         }
         let state_url = self.state.unwrap_or_else(|| config.store.url.clone());
-        let repository = RepositorySettings {
+        let primary = RepositorySettings {
             journal_key_file: journal_key_file(state_url.expose()),
             location: StoreLocation::parse(url)?,
             store: self.store_options.unwrap_or_else(|| store_options(place)),
@@ -162,6 +191,22 @@ impl DataManagerBuilder {
             rate_limit: config.repository.rate_limit.map(|rate| RateLimit::new(rate.0)),
             pack_bytes: config.repository.pack_size.0,
         };
+        let mut places = BTreeMap::new();
+        let configured = config.repository.secondary.iter();
+        let configured =
+            configured.map(|(name, place)| (name.clone(), place.url.clone(), store_options(place)));
+        for (name, url, store) in configured.chain(self.second_places) {
+            let elsewhere =
+                RepositorySettings { location: StoreLocation::parse(&url)?, store, ..primary.clone() };
+            places.insert(name, elsewhere);
+        }
+        if places.insert(PRIMARY.to_owned(), primary).is_some() {
+            return Err(Error::invalid(
+                "[repository.secondary.primary]: \"primary\" is the repository itself",
+            )
+            .with_hint("give the second place another name"));
+        }
+        let (repository, places) = Places::choose(places, self.place.as_deref().unwrap_or(PRIMARY))?;
         let permissions = Permissions::with_roles(config.access.roles.clone());
         let roles = config.access.default_actor_roles.clone();
         if let Some(unknown) = roles.iter().find(|r| !permissions.roles().contains_key(*r)) {
@@ -171,6 +216,7 @@ impl DataManagerBuilder {
         Ok(DataManager {
             engines,
             repository,
+            places,
             state_url,
             permissions,
             actor: self.actor.unwrap_or_else(|| Actor::service("data-manager").with_roles(roles)),

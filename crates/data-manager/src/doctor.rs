@@ -8,6 +8,7 @@ use crate::DataManager;
 use crate::backups::free_bytes;
 use crate::config::Setting;
 use crate::pipeline::Operation;
+use crate::repositories::RepositorySettings;
 
 const DOCTOR: Action = Action::read("system", "doctor");
 
@@ -65,58 +66,19 @@ impl DataManager {
             }
             sections.push(DoctorSection {
                 name: format!("repository {}", self.repository.location),
-                findings: self.check_repository(ctx).await,
+                findings: check_repository(ctx, &self.repository).await,
             });
+            for (place, settings) in &self.places.others {
+                sections.push(DoctorSection {
+                    name: format!("place {place} {}", settings.location),
+                    findings: check_repository(ctx, settings).await,
+                });
+            }
             sections.push(DoctorSection { name: "state".to_owned(), findings: self.check_state(ctx).await });
             sections.push(DoctorSection { name: "clock".to_owned(), findings: vec![check_clock(ctx)] });
             Ok(DoctorReport { sections, settings: self.config.settings() })
         };
         self.operate(ctx, Operation::new(DOCTOR, "*"), work).await
-    }
-
-    async fn check_repository(&self, ctx: &OpContext) -> Vec<Finding> {
-        let mut findings = Vec::new();
-        if let Some(free) = self.repository.location.as_folder().and_then(free_bytes) {
-            let size = dm_core::ByteSize(free);
-            findings.push(if free < LITTLE_SPACE {
-                Finding::new(Level::Warning, "disk_space", format!("only {size} free"))
-                    .with_mend("make room, or choose another [repository] url")
-            } else {
-                Finding::new(Level::Ok, "disk_space", format!("{size} free"))
-            });
-        }
-        match self.repository.open(ctx).await {
-            Ok(repository) => {
-                let kind = if repository.is_encrypted() { "encrypted" } else { "not encrypted" };
-                findings.push(Finding::new(Level::Ok, "repository", format!("opens; {kind}")));
-                if repository.is_encrypted() && !repository.can_read_index() {
-                    findings.push(
-                        Finding::new(
-                            Level::Warning,
-                            "index_key",
-                            "this host has no index key: it can make full backups only",
-                        )
-                        .with_mend("set index_identity_file"),
-                    );
-                }
-                if repository.single_writer() {
-                    findings.push(Finding::new(
-                        Level::Warning,
-                        "create_only",
-                        "this store does not honour create-only writes: only one host may write at a time",
-                    ));
-                }
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                findings.push(Finding::new(
-                    Level::Info,
-                    "repository",
-                    "there is none yet; the first backup makes it",
-                ));
-            }
-            Err(error) => findings.push(finding_of("repository", &error)),
-        }
-        findings
     }
 
     async fn check_state(&self, ctx: &OpContext) -> Vec<Finding> {
@@ -152,4 +114,49 @@ fn finding_of(check: &str, error: &dm_core::Error) -> Finding {
         Some(hint) => finding.with_mend(hint),
         None => finding,
     }
+}
+
+async fn check_repository(ctx: &OpContext, settings: &RepositorySettings) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if let Some(free) = settings.location.as_folder().and_then(free_bytes) {
+        let size = dm_core::ByteSize(free);
+        findings.push(if free < LITTLE_SPACE {
+            Finding::new(Level::Warning, "disk_space", format!("only {size} free"))
+                .with_mend("make room, or choose another url for it")
+        } else {
+            Finding::new(Level::Ok, "disk_space", format!("{size} free"))
+        });
+    }
+    match settings.open(ctx).await {
+        Ok(repository) => {
+            let kind = if repository.is_encrypted() { "encrypted" } else { "not encrypted" };
+            findings.push(Finding::new(Level::Ok, "repository", format!("opens; {kind}")));
+            if repository.is_encrypted() && !repository.can_read_index() {
+                findings.push(
+                    Finding::new(
+                        Level::Warning,
+                        "index_key",
+                        "this host has no index key: it can make full backups only",
+                    )
+                    .with_mend("set index_identity_file"),
+                );
+            }
+            if repository.single_writer() {
+                findings.push(Finding::new(
+                    Level::Warning,
+                    "create_only",
+                    "this store does not honour create-only writes: only one host may write at a time",
+                ));
+            }
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            findings.push(Finding::new(
+                Level::Info,
+                "repository",
+                "there is none yet; the first backup, or copy, makes it",
+            ));
+        }
+        Err(error) => findings.push(finding_of("repository", &error)),
+    }
+    findings
 }

@@ -11,6 +11,7 @@ use dm_store::Store;
 use tokio::sync::OnceCell;
 
 use crate::config::Config;
+use crate::places::Places;
 use crate::repositories::RepositorySettings;
 use crate::{Audits, Backups, DataManagerBuilder};
 
@@ -19,6 +20,7 @@ pub struct DataManager {
     pub(crate) config: Config,
     pub(crate) engines: BTreeMap<EngineId, Arc<dyn Engine>>,
     pub(crate) repository: RepositorySettings,
+    pub(crate) places: Places,
     pub(crate) state_url: Secret,
     pub(crate) permissions: Permissions,
     pub(crate) actor: Actor,
@@ -145,10 +147,13 @@ impl DataManager {
     }
 
     pub(crate) async fn backups(&self, ctx: &OpContext) -> Result<BackupService> {
-        Ok(BackupService::new(self.repository.open(ctx).await?))
+        let opened = self.repository.open(ctx).await;
+        let repository = opened.map_err(|error| self.places.point_elsewhere(error))?;
+        Ok(BackupService::new(repository))
     }
 
     pub(crate) async fn backups_or_new(&self, ctx: &OpContext) -> Result<BackupService> {
+        self.places.check_primary()?;
         Ok(BackupService::new(self.repository.open_or_init(ctx).await?))
     }
 }

@@ -10,6 +10,7 @@ use dm_repository::{
     open_store,
 };
 use object_store::ObjectStore;
+use object_store::memory::InMemory;
 
 use crate::backups::create_private;
 
@@ -87,6 +88,21 @@ impl RepositorySettings {
                 }
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// Opens this place as a copy of another; an empty one becomes a copy.
+    pub(crate) async fn open_copy(&self, ctx: &OpContext, of: &Repository) -> Result<Repository> {
+        of.open_copy(self.object_store()?, ctx, self.open_options()?).await
+    }
+
+    /// Opens this place as a copy of another, to look and not to write: one that is not there yet counts as an empty copy.
+    pub(crate) async fn look_at_copy(&self, ctx: &OpContext, of: &Repository) -> Result<Repository> {
+        match self.open(ctx).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                of.open_copy(Arc::new(InMemory::new()), ctx, self.open_options()?).await
+            }
+            opened => opened,
         }
     }
 

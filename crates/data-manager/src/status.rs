@@ -10,7 +10,7 @@ use dm_store::{ProofKind, RecoveryProof};
 use serde::Serialize;
 
 use crate::pipeline::Operation;
-use crate::{AuditStatus, DataManager};
+use crate::{AuditStatus, DataManager, PlaceStatus};
 
 const STATUS: Action = Action::read("system", "status");
 
@@ -70,6 +70,9 @@ pub struct StatusReport {
     pub targets: Vec<TargetStatus>,
     /// The audit trail: its signed head, and the places that have it.
     pub audit: AuditStatus,
+    /// The copies of the repository, and how far each is behind.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub places: Vec<PlaceStatus>,
     /// What could not be read.
     pub problems: Vec<Finding>,
     /// When this was looked at.
@@ -119,7 +122,8 @@ impl DataManager {
         let worst = targets.iter().map(|t| t.verdict).max().unwrap_or(Verdict::Unprotected);
         let verdict = if problems.is_empty() { worst } else { worst.max(Verdict::AtRisk) };
         let audit = self.audit_status(ctx).await?;
-        Ok(StatusReport { verdict, targets, audit, problems, at: ctx.now() })
+        let places = self.place_status(ctx).await;
+        Ok(StatusReport { verdict, targets, audit, places, problems, at: ctx.now() })
     }
 
     /// The logs that are shipped: of the targets named, and of the servers' own targets.

@@ -28,6 +28,7 @@ mod parent;
 mod pool;
 mod preflight;
 mod record;
+mod repair;
 mod restore;
 mod run;
 mod select;
@@ -47,6 +48,7 @@ pub use log::{
     TargetLog,
 };
 pub use preflight::{DiskCheck, FreeSpace, refuse};
+pub use repair::RepairedBackup;
 pub use restore::{ApplyOptions, Loss, Recovery, RestorePlan, RestoreReport, Unproven};
 pub use run::{RunOptions, RunReport, Stage, Step};
 pub use select::{BackupPrefix, Selector};

@@ -29,14 +29,14 @@ pub enum VerifyScope {
 }
 
 impl VerifyScope {
-    fn target(&self) -> Option<&TargetName> {
+    pub(crate) fn target(&self) -> Option<&TargetName> {
         match self {
             Self::One(selector) => selector.target(),
             Self::All { target } | Self::Since { target, .. } => target.as_ref(),
         }
     }
 
-    fn choose(&self, listing: &Listing) -> Result<Vec<BackupHeader>> {
+    pub(crate) fn choose(&self, listing: &Listing) -> Result<Vec<BackupHeader>> {
         let since = match self {
             Self::One(selector) => return Ok(vec![find(listing, selector)?]),
             Self::All { .. } => DateTime::<Utc>::MIN_UTC,

@@ -55,7 +55,11 @@ impl Session {
             config.repository.rate_limit = rate_limit;
         }
         let actor = self.actor(Some(config.access.default_actor_roles.clone()));
-        DataManager::builder().config(config).actor(actor).build()
+        let builder = DataManager::builder().config(config).actor(actor);
+        match &self.global.place {
+            Some(place) => builder.place(place).build(),
+            None => builder.build(),
+        }
     }
 
     /// The person at this machine.

@@ -11,12 +11,13 @@ use object_store::path::Path;
 
 use crate::cpu::compress;
 use crate::format::BACKUP_FORMAT;
+use crate::lease::Lease;
 use crate::map::DoneMember;
 use crate::page::{
     DIRECTORY_MEMBERS, Directory, DirectoryRef, DirectoryTag, Inventory, MemberMap, PackId, Root, RootTag,
     Stored,
 };
-use crate::repository::Repository;
+use crate::repository::{Inner, Repository};
 use crate::writer::BackupWriter;
 use crate::{BackupHeader, Counts, InventoryRef, ResumedFrom, RootRef, Sizes, document, paths, tombstone};
 
@@ -106,12 +107,12 @@ impl BackupWriter {
         let commit = document::write(BACKUP_FORMAT, &header)?;
         ctx.check()?;
         self.lease.prove().await?;
-        self.check_references(&header).await?;
+        shared.repository.check_references(&header).await?;
         // From here on the operation is no longer interrupted: it is done, or it takes itself back.
         storage.create_own(&paths::commit(target, backup), commit).await.map_err(|e| {
             e.with_effect(Effect::Unknown).with_hint("list the backups: the commit may have arrived")
         })?;
-        if let Err(error) = self.second_look(&header).await {
+        if let Err(error) = shared.repository.second_look(&header, &self.lease).await {
             tombstone::mark(storage, ctx, target, backup, "withdrawn: its ground was deleted meanwhile")
                 .await
                 .map_err(|e| e.with_effect(Effect::Unknown))?;
@@ -145,37 +146,6 @@ impl BackupWriter {
         if let Some(resumed) = &shared.resumed {
             let repository = Repository { inner: Arc::clone(&shared.repository) };
             repository.retire(ctx, target, resumed.from, &self.lease).await?;
-        }
-        Ok(())
-    }
-
-    /// What the commit relied on still holds after it became visible: a deleter that did not see the commit is seen here.
-    async fn second_look(&self, header: &BackupHeader) -> Result<()> {
-        let storage = &self.shared.repository.storage;
-        if storage.exists(&paths::tombstone(&header.target, header.id)).await? {
-            return Err(Error::new(
-                ErrorKind::Conflict,
-                "this backup was taken for an interrupted one and marked",
-            )
-            .with_hint("run the backup again"));
-        }
-        self.check_references(header).await?;
-        // A gap between this proof and the one before the commit means that a sweep may have passed us unseen.
-        self.lease.prove().await.map(drop)
-    }
-
-    async fn check_references(&self, header: &BackupHeader) -> Result<()> {
-        let storage = &self.shared.repository.storage;
-        for id in &header.references {
-            let marked = storage.exists(&paths::tombstone(&header.target, *id)).await?;
-            if marked || !storage.exists(&paths::commit(&header.target, *id)).await? {
-                return Err(Error::new(
-                    ErrorKind::Conflict,
-                    "a backup that this one builds on was deleted meanwhile",
-                )
-                .about(id.to_string())
-                .with_hint("run the backup again"));
-            }
         }
         Ok(())
     }
@@ -260,6 +230,39 @@ impl BackupWriter {
         let key = paths::inventory(&self.shared.target, self.shared.backup);
         self.shared.repository.storage.create_own(&key, stored).await?;
         Ok(described)
+    }
+}
+
+impl Inner {
+    /// What the commit relied on still holds after it became visible: a deleter that did not see the commit is seen here.
+    pub(crate) async fn second_look(&self, header: &BackupHeader, lease: &Lease) -> Result<()> {
+        if self.storage.exists(&paths::tombstone(&header.target, header.id)).await? {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                "this backup was taken for an interrupted one and marked",
+            )
+            .with_hint("run the backup again"));
+        }
+        self.check_references(header).await?;
+        // A gap between this proof and the one before the commit means that a sweep may have passed us unseen.
+        lease.prove().await.map(drop)
+    }
+
+    /// Every backup that this one references is committed and not marked.
+    pub(crate) async fn check_references(&self, header: &BackupHeader) -> Result<()> {
+        let storage = &self.storage;
+        for id in &header.references {
+            let marked = storage.exists(&paths::tombstone(&header.target, *id)).await?;
+            if marked || !storage.exists(&paths::commit(&header.target, *id)).await? {
+                return Err(Error::new(
+                    ErrorKind::Conflict,
+                    "a backup that this one builds on was deleted meanwhile",
+                )
+                .about(id.to_string())
+                .with_hint("run the backup again"));
+            }
+        }
+        Ok(())
     }
 }
 

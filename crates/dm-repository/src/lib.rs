@@ -13,6 +13,7 @@ mod checkpoints;
 mod cloud;
 mod commit;
 mod content;
+mod copy;
 mod cpu;
 mod delta;
 mod document;
@@ -36,6 +37,7 @@ mod parent;
 mod paths;
 mod rate;
 mod reader;
+mod repair;
 mod repository;
 mod resume;
 mod storage;
@@ -49,6 +51,7 @@ mod write_stream;
 mod writer;
 
 pub use checkpoints::CheckpointEntry;
+pub use copy::{CopiedBackup, CopyOptions, CopyReport, LeftBackup};
 pub use format::{
     BackupHeader, Counts, InventoryRef, PinState, ResumedFrom, RootRef, Sizes, Verification, VerifyLevel,
 };
@@ -58,6 +61,7 @@ pub use location::{StoreLocation, StoreOptions, open_store};
 pub use logs::{LogEntry, LogGap, LogListing, LogQuiet};
 pub use rate::RateLimit;
 pub use reader::BackupReader;
+pub use repair::RepairReport;
 pub use repository::{InitOptions, OpenOptions, Repository};
 pub use sweep::{SweepOptions, SweepReport};
 pub use writer::{BackupStart, BackupWriter, MemberSummary};

@@ -258,6 +258,12 @@ pub(crate) fn history_digest(file: &str) -> Option<[u8; NAME_DIGEST]> {
     (hex::encode(digest) == digits).then_some(digest)
 }
 
+/// The beginning of the digest that the name of a piece, a history or a checkpoint carries.
+pub(crate) fn named_digest(file: &str) -> Option<String> {
+    let (_, digits) = file.strip_suffix(".log").or_else(|| file.strip_suffix(".note"))?.rsplit_once('-')?;
+    (digits.len() == 2 * NAME_DIGEST && hex::decode(digits).is_ok()).then(|| digits.to_owned())
+}
+
 /// What a key means.
 enum Named {
     Piece(LogEntry),

@@ -130,29 +130,45 @@ impl Repository {
         init: InitOptions,
         open: OpenOptions,
     ) -> Result<Self> {
-        let description = describe(&init, ctx.now())?;
-        let storage = Storage::new(Arc::clone(&store));
-        let key = paths::repository();
-        if ctx.run(storage.exists(&key)).await? {
-            return Err(already_there());
-        }
-        if let Some(foreign) = foreign(&storage, ctx).await? {
-            return Err(Error::new(
-                ErrorKind::AlreadyExists,
-                format!("the place is not empty: it holds \"{foreign}\", which is no part of a repository"),
-            )
-            .with_hint("give the repository an empty folder or a prefix of its own"));
-        }
-        let document = document::write(FORMAT, &description)?;
-        // A store without create-only PUTs is found out by the probe in `open`; here it must still work.
-        let mut created = storage.create(&key, document.clone()).await;
-        if matches!(&created, Err(e) if e.kind() == ErrorKind::Unsupported) {
-            created = storage.without_create().create(&key, document).await;
-        }
-        if created? == Created::Taken {
-            return Err(already_there());
-        }
+        let document = document::write(FORMAT, &describe(&init, ctx.now())?)?;
+        plant(&store, ctx, document).await?;
         Self::open(store, ctx, open).await
+    }
+
+    /// Opens the place that holds a copy of this repository; an empty place becomes one.
+    ///
+    /// # Errors
+    /// `Conflict` when another repository is there, `AlreadyExists` when something else is; as [`open`](Self::open).
+    pub async fn open_copy(
+        &self,
+        store: Arc<dyn ObjectStore>,
+        ctx: &OpContext,
+        open: OpenOptions,
+    ) -> Result<Self> {
+        let copy = match Self::open(Arc::clone(&store), ctx, open.clone()).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let document = ctx.run(self.inner.storage.get(&paths::repository())).await?;
+                match plant(&store, ctx, document).await {
+                    // Somebody else began it in the same moment.
+                    Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                    planted => planted?,
+                }
+                Self::open(store, ctx, open).await?
+            }
+            opened => opened?,
+        };
+        if copy.id() == self.id() {
+            return Ok(copy);
+        }
+        Err(Error::new(
+            ErrorKind::Conflict,
+            format!(
+                "the place holds another repository ({}), no copy of this one ({})",
+                copy.id(),
+                self.id()
+            ),
+        )
+        .with_hint("give the copy an empty folder or a prefix of its own"))
     }
 
     /// Opens a repository.
@@ -385,6 +401,31 @@ fn check(description: &Description) -> Result<()> {
 
 fn already_there() -> Error {
     Error::new(ErrorKind::AlreadyExists, "there is a repository here already").with_hint("open it instead")
+}
+
+/// Puts a repository's description into an empty place.
+async fn plant(store: &Arc<dyn ObjectStore>, ctx: &OpContext, document: Bytes) -> Result<()> {
+    let storage = Storage::new(Arc::clone(store));
+    let key = paths::repository();
+    if ctx.run(storage.exists(&key)).await? {
+        return Err(already_there());
+    }
+    if let Some(foreign) = foreign(&storage, ctx).await? {
+        return Err(Error::new(
+            ErrorKind::AlreadyExists,
+            format!("the place is not empty: it holds \"{foreign}\", which is no part of a repository"),
+        )
+        .with_hint("give the repository an empty folder or a prefix of its own"));
+    }
+    // A store without create-only PUTs is found out by the probe in `open`; here it must still work.
+    let mut created = storage.create(&key, document.clone()).await;
+    if matches!(&created, Err(e) if e.kind() == ErrorKind::Unsupported) {
+        created = storage.without_create().create(&key, document).await;
+    }
+    if created? == Created::Taken {
+        return Err(already_there());
+    }
+    Ok(())
 }
 
 /// Something in the place that no repository has.

@@ -1,7 +1,7 @@
 //! Verification: is what is stored what was written, and is it all there?
 
 use bytes::Bytes;
-use dm_core::{Error, ErrorKind, Finding, Level, OpContext, Progress, Result};
+use dm_core::{Error, ErrorKind, Finding, Level, OpContext, Progress, Result, TargetName};
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 
@@ -19,10 +19,23 @@ const KEPT_FINDINGS: usize = 100;
 const OBJECTS: usize = 2;
 
 /// An object as the inventory describes it.
-struct Expected {
-    key: Path,
-    size: u64,
-    digest: String,
+#[derive(Clone, Debug)]
+pub(crate) struct Expected {
+    pub(crate) key: Path,
+    pub(crate) size: u64,
+    pub(crate) digest: String,
+}
+
+/// Every object that an inventory names.
+pub(crate) fn expected(target: &TargetName, inventory: &Inventory) -> Vec<Expected> {
+    let packs = inventory.packs.iter().map(|s| (paths::pack(target, s.id.backup, s.id.n), s));
+    let pages = inventory.pages.iter().map(|s| (paths::page(target, s.id.backup, s.id.n), s));
+    let keys = inventory.keys.iter().map(|s| (paths::key(target, s.id.backup, s.id.n), s));
+    packs
+        .chain(pages)
+        .chain(keys)
+        .map(|(key, s)| Expected { key, size: s.size, digest: s.digest.clone() })
+        .collect()
 }
 
 #[derive(Default)]
@@ -203,15 +216,7 @@ impl Repository {
         level: VerifyLevel,
         seen: &mut Seen,
     ) -> Result<()> {
-        let target = &header.target;
-        let packs = inventory.packs.iter().map(|s| (paths::pack(target, s.id.backup, s.id.n), s));
-        let pages = inventory.pages.iter().map(|s| (paths::page(target, s.id.backup, s.id.n), s));
-        let keys = inventory.keys.iter().map(|s| (paths::key(target, s.id.backup, s.id.n), s));
-        let expected: Vec<Expected> = packs
-            .chain(pages)
-            .chain(keys)
-            .map(|(key, s)| Expected { key, size: s.size, digest: s.digest.clone() })
-            .collect();
+        let expected = expected(&header.target, inventory);
         ctx.progress(Progress::Phase {
             name: "verifying",
             total_bytes: (level > VerifyLevel::Quick).then(|| expected.iter().map(|e| e.size).sum()),
@@ -251,7 +256,7 @@ impl Repository {
         Err(Error::corrupt(format!("the object has {size} bytes instead of {}", expected.size)))
     }
 
-    async fn check_bytes(&self, expected: &Expected) -> Result<u64> {
+    pub(crate) async fn check_bytes(&self, expected: &Expected) -> Result<u64> {
         // The size first: an object that grew to any size is not read.
         self.check_size(expected).await?;
         let bytes: Bytes = self.inner.storage.get_large(&expected.key).await?;

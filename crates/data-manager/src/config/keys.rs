@@ -228,64 +228,58 @@ pub(super) const KEYS: &[Key] = &[
         "50 MB",
         "most bytes a second to and from the repository, over all that one program does; no limit when not set",
     ),
-    soon(key(
+    key(
         "repository.secondary.*.url",
         Kind::Location,
         None,
         "s3://bucket/prefix",
         "a second place that receives a copy of every backup",
-    )),
-    soon(key(
+    ),
+    key(
         "repository.secondary.*.endpoint",
         Kind::Text,
         None,
         "https://s3.example.com",
         "as `repository.endpoint`",
-    )),
-    soon(key("repository.secondary.*.region", Kind::Text, None, "eu-central-1", "as `repository.region`")),
-    soon(key(
+    ),
+    key("repository.secondary.*.region", Kind::Text, None, "eu-central-1", "as `repository.region`"),
+    key(
         "repository.secondary.*.access_key",
         Kind::Secret,
         None,
         "${S3_ACCESS_KEY}",
         "as `repository.access_key`",
-    )),
-    soon(key(
+    ),
+    key(
         "repository.secondary.*.secret_key",
         Kind::Secret,
         None,
         "${S3_SECRET_KEY}",
         "as `repository.secret_key`",
-    )),
-    soon(key(
+    ),
+    key(
         "repository.secondary.*.session_token",
         Kind::Secret,
         None,
         "${S3_SESSION_TOKEN}",
         "as `repository.session_token`",
-    )),
-    soon(key(
+    ),
+    key(
         "repository.secondary.*.credentials_file",
         Kind::Path,
         None,
         "/etc/dm/service-account.json",
         "as `repository.credentials_file`",
-    )),
-    soon(key(
-        "repository.secondary.*.allow_http",
-        Kind::Flag,
-        Some("false"),
-        "",
-        "as `repository.allow_http`",
-    )),
-    soon(key("repository.secondary.*.sse", Kind::Text, None, "AES256", "as `repository.sse`")),
-    soon(key(
+    ),
+    key("repository.secondary.*.allow_http", Kind::Flag, Some("false"), "", "as `repository.allow_http`"),
+    key("repository.secondary.*.sse", Kind::Text, None, "AES256", "as `repository.sse`"),
+    key(
         "repository.secondary.*.storage_class",
         Kind::Text,
         None,
         "STANDARD_IA",
         "as `repository.storage_class`",
-    )),
+    ),
     key("repository.retention.keep_last", MANY, Some("0"), "", "the newest so many full backups"),
     key("repository.retention.daily", MANY, Some("7"), "", "the newest of each of so many days"),
     key("repository.retention.weekly", MANY, Some("4"), "", "the newest of each of so many weeks"),

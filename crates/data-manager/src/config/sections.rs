@@ -83,7 +83,7 @@ pub struct PlaceConfig {
 pub struct RepositoryConfig {
     /// Where backups are kept.
     pub place: PlaceConfig,
-    /// Further places by name. The environment's bucket beside a folder is called `s3`. Read, used from a later release.
+    /// Further places by name. The environment's bucket beside a folder is called `s3`. Each receives a copy of every backup.
     pub secondary: BTreeMap<String, PlaceConfig>,
     /// Whether a new repository is encrypted.
     pub encryption: bool,

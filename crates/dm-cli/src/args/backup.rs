@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
 use data_manager::{ByteSize, EngineId, Period, TargetName, TenantFilter};
 
+use super::places::{CopyArgs, RepairArgs};
 use super::{ApplyArgs, DrillArgs, LinesArgs};
 
 /// Makes backups and looks after them.
@@ -24,6 +25,8 @@ pub(crate) enum BackupCommand {
     List(ListArgs),
     Show(ShowArgs),
     Verify(VerifyArgs),
+    Copy(CopyArgs),
+    Repair(RepairArgs),
     Drill(DrillArgs),
     Expire(ExpireArgs),
     Delete(DeleteArgs),
@@ -136,6 +139,13 @@ pub(crate) struct RunArgs {
     /// read anew, and only what changed is sent.
     #[arg(long)]
     pub(crate) no_resume: bool,
+
+    /// Does not copy it to the other places now.
+    ///
+    /// `dm backup copy` does it at a quieter time. Without this flag a backup is copied to every place under
+    /// [repository.secondary] as soon as it is made.
+    #[arg(long)]
+    pub(crate) no_copy: bool,
 
     /// Looks whether it would succeed, and stops.
     ///

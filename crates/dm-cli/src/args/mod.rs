@@ -5,6 +5,7 @@ mod backup;
 mod drill;
 mod general;
 mod log;
+mod places;
 mod restore;
 
 use std::path::PathBuf;
@@ -25,6 +26,7 @@ pub(crate) use general::{CompletionsArgs, DemoArgs, InitArgs, ManArgs, ProgramAr
 pub(crate) use log::{
     DropSlotArgs, FetchArgs, LogCommand, LogShippingArgs, LogStatusArgs, PushArgs, ShipArgs,
 };
+pub(crate) use places::{CopyArgs, RepairArgs};
 pub(crate) use restore::{DepthArg, PointArgs, ReleaseArgs, RestoreArgs, RestoreCommand, UnprovenArg};
 
 /// Which program this is: `dm` with all commands, or one of them under its own name (`dm-backup`).
@@ -117,6 +119,13 @@ pub(crate) struct GlobalArgs {
     /// ones.
     #[arg(long, global = true, value_name = "NAME", help_heading = "Global options")]
     pub(crate) profile: Option<String>,
+
+    /// Works on a copy of the repository instead of the primary place.
+    ///
+    /// A name under [repository.secondary]. Its backups can be listed, verified, restored, mended and expired; nothing new
+    /// is written there but by `dm backup copy`.
+    #[arg(long, global = true, value_name = "PLACE", help_heading = "Global options")]
+    pub(crate) place: Option<String>,
 
     /// Answers with one JSON document.
     ///

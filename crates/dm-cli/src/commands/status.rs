@@ -55,6 +55,18 @@ fn tell(session: &mut Session, report: &StatusReport) -> Result<()> {
             session.out.say(format!("  - {} has {has}{}", anchor.anchor, text::printable(&failure)))?;
         }
     }
+    for place in &report.places {
+        session.out.say("")?;
+        session.out.heading(&format!("copy {} ({})", place.place, place.location))?;
+        let lacks = match place.missing {
+            0 => "nothing".to_owned(),
+            n => format!("{}: run \"dm backup copy\"", text::count(n, "backup")),
+        };
+        session.out.facts(&[("backups", text::grouped(place.backups)), ("lacks", lacks)])?;
+        for problem in &place.problems {
+            session.out.say(format!("  - {}", text::printable(problem)))?;
+        }
+    }
     if !report.problems.is_empty() {
         session.out.say("")?;
         session.out.findings(&report.problems)?;

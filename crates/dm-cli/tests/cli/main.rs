@@ -14,5 +14,6 @@ mod harness;
 mod help;
 mod log;
 mod pages;
+mod places;
 mod questions;
 mod recovery;

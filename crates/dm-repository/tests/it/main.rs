@@ -10,6 +10,7 @@
     clippy::cast_possible_wrap
 )]
 
+mod copy;
 mod damage;
 mod delta;
 mod faults;

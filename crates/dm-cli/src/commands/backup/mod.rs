@@ -4,6 +4,7 @@ mod change;
 mod copies;
 mod drill;
 mod look;
+mod places;
 mod run;
 mod verify;
 mod views;
@@ -24,6 +25,8 @@ pub(crate) async fn run(session: &mut Session, dm: &DataManager, args: BackupArg
         BackupCommand::List(args) => look::list(session, dm, args).await,
         BackupCommand::Show(args) => look::show(session, dm, args).await,
         BackupCommand::Verify(args) => verify::verify(session, dm, args).await,
+        BackupCommand::Copy(args) => places::copy(session, dm, args).await,
+        BackupCommand::Repair(args) => places::repair(session, dm, args).await,
         BackupCommand::Drill(args) => drill::drill(session, dm, args).await,
         BackupCommand::Expire(args) => change::expire(session, dm, args).await,
         BackupCommand::Delete(args) => change::delete(session, dm, args).await,

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use data_manager::backup::{RunReport, Step};
-use data_manager::repository::{ResumedFrom, Verification, VerifyLevel};
+use data_manager::repository::{CopyOptions, ResumedFrom, Verification, VerifyLevel};
 use data_manager::{BackupKind, BackupMode, BackupOptions, DataManager, Finding, Level, Result};
 use serde::Serialize;
 
+use super::places;
 use super::views::MadeBackup;
 use crate::args::{KindArg, LevelArg, ModeArg, RunArgs};
 use crate::exit::Exit;
@@ -71,14 +72,25 @@ pub(super) async fn run(session: &mut Session, dm: &DataManager, args: RunArgs) 
         return Ok(if stopped { Exit::CheckFailed } else { Exit::Done });
     }
     let report = dm.backup().run(&ctx, &options).await?;
+    let mut copies = Vec::new();
+    if !args.no_copy && !dm.backup().copies().is_empty() {
+        let copying = CopyOptions { target: Some(report.backup.target.clone()), dry_run: false };
+        copies = dm.backup().copy(&ctx, None, &copying).await?;
+    }
     drop(progress);
     session.out.document(
         "backup-run",
-        &[("run_id", &ctx.run_id()), ("backup_id", &report.backup.id), ("report", &Report::from(&report))],
+        &[
+            ("run_id", &ctx.run_id()),
+            ("backup_id", &report.backup.id),
+            ("report", &Report::from(&report)),
+            ("copies", &copies),
+        ],
     )?;
     tell(session, &report)?;
+    places::tell(session, &copies)?;
     // Made, and of use; but the database has a page that is not what was written to it.
-    Ok(if corrupt_pages(&report) == 0 { Exit::Done } else { Exit::CheckFailed })
+    Ok(if corrupt_pages(&report) == 0 { places::exit(&copies) } else { Exit::CheckFailed })
 }
 
 /// Pages of the database whose checksum does not hold.
