@@ -21,6 +21,7 @@ const VERIFY: Action = Action::read("audit", "verify");
 const CHECKPOINT: Action = Action::read("audit", "checkpoint");
 const PROVE: Action = Action::read("audit", "prove");
 const KEY: Action = Action::read("audit", "key");
+const ERASE: Action = Action::write("audit", "erase");
 const REPLACE_KEY: Action = Action::write("audit", "replace-key");
 
 /// The longest that a critical action waits for another program that seals.
@@ -152,6 +153,23 @@ impl Audits<'_> {
             described(&state.audit, &key_file(&self.dm.config, &state.store))
         };
         self.dm.operate(ctx, Operation::new(KEY, "*"), work).await
+    }
+
+    /// Erases the payload (details and error) of a sealed event, by its number or its id. The event itself, the chain and every
+    /// proof stay; the erasure is in the trail. Gives the event's id.
+    ///
+    /// # Errors
+    /// `NotFound`, `Invalid`, `AlreadyExists` when it was erased; `Unreachable`.
+    pub async fn erase(&self, ctx: &OpContext, event: &str) -> Result<String> {
+        // One run for the erasure alone: the leaf names it.
+        let ctx = &OpContext::new(ctx.actor().clone())
+            .with_clock(ctx.clock())
+            .with_cancellation(ctx.cancellation().clone());
+        let work = async {
+            let id = self.dm.audit_log(ctx).await?.erase(&leaf_name(event)?, ctx.run_id()).await?;
+            Ok(id.to_string())
+        };
+        self.dm.operate(ctx, Operation::new(ERASE, event), work).await
     }
 
     /// Lets a new key sign from here on, whatever became of the old one: whose file is kept beside it when it is still

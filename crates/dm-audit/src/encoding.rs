@@ -88,6 +88,7 @@ mod tests {
             salt: None,
             commitment: vec![7; 32],
             leaf_hash: Vec::new(),
+            erased_by: None,
         }
     }
 

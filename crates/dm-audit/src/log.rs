@@ -4,8 +4,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use dm_core::{AuditEvent, AuditOutcome, AuditSink, Effect, Error, OpContext, Result, RunId};
-use dm_store::{Leaf, LeafFilter, ListedLeaf, Page, RunEnd, RunStart, Store};
+use dm_core::{AuditEvent, AuditOutcome, AuditSink, Effect, Error, ErrorKind, OpContext, Result, RunId};
+use dm_store::{Leaf, LeafFilter, LeafName, ListedLeaf, Page, RunEnd, RunStart, Store};
 use rand::RngCore;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -150,6 +150,28 @@ impl AuditLog {
         self.store.append_leaves(&leaves).await
     }
 
+    /// Erases details, error and salt of a sealed event, for the run `run_id` of the action `audit:erase`, whose intent is in
+    /// the log already. The leaf, its commitment and every proof stay; what the commitment was made of cannot be guessed
+    /// without the salt. Gives the event's id.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such event, `Invalid` when it is not sealed yet, `AlreadyExists` when it was erased;
+    /// `Busy`, `Unreachable`.
+    pub async fn erase(&self, name: &LeafName, run_id: RunId) -> Result<Uuid> {
+        let (seq, leaf) = self
+            .store
+            .find_leaf(name)
+            .await?
+            .ok_or_else(|| Error::not_found("there is no such event in the audit log"))?;
+        if leaf.erased_by.is_some() {
+            return Err(Error::new(ErrorKind::AlreadyExists, "the event's payload is erased already"));
+        }
+        if seq.is_none() || !self.store.erase_payload(&leaf.event_id, run_id).await? {
+            return Err(Error::invalid("the event is not sealed yet").with_hint("try again"));
+        }
+        Uuid::try_parse(&leaf.event_id).map_err(|e| Error::corrupt("an event's id is none").with_source(e))
+    }
+
     /// A page of the log in the order of appending, sealed or not. The cursor is [`SealedEvent::position`].
     ///
     /// # Errors
@@ -191,6 +213,7 @@ fn leaf(event: &AuditEvent) -> Result<Leaf> {
         salt: Some(salt),
         commitment: commitment.to_vec(),
         leaf_hash: Vec::new(),
+        erased_by: None,
     };
     leaf.leaf_hash = leaf_hash(&leaf).to_vec();
     Ok(leaf)

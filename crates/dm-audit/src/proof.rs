@@ -306,6 +306,7 @@ impl ProvenEvent {
             salt: payload.map(|p| bytes(&p.salt)).transpose()?,
             commitment: bytes(&self.commitment)?,
             leaf_hash: Vec::new(),
+            erased_by: None,
         })
     }
 }

@@ -47,6 +47,8 @@ pub struct Leaf {
     pub commitment: Vec<u8>,
     /// Hash of all of the above but the payload and its salt.
     pub leaf_hash: Vec<u8>,
+    /// The run that erased the payload.
+    pub erased_by: Option<String>,
 }
 
 /// A leaf that waits for its seal.
@@ -163,7 +165,7 @@ const LEAVES_A_STATEMENT: usize = 32;
 const SEALS_A_STATEMENT: usize = 64;
 
 const LEAF_COLUMNS: &str = "l.version, l.event_id, l.at, l.actor, l.action, l.resource, l.outcome, l.effect, \
-     l.duration_us, l.run_id, l.details, l.error, l.salt, l.commitment, l.leaf_hash";
+     l.duration_us, l.run_id, l.details, l.error, l.salt, l.commitment, l.leaf_hash, l.erased_by";
 
 impl Store {
     /// Appends leaves in one transaction; durable when it returns.
@@ -311,6 +313,29 @@ impl Store {
             Ok((columns.take()?, read_leaf(&mut columns)?))
         })
         .transpose()
+    }
+
+    /// Erases the payload of a sealed leaf, and notes the run that does it. Gives whether there was one to erase.
+    ///
+    /// # Errors
+    /// `Busy`, `Unreachable`, `Exhausted`.
+    pub async fn erase_payload(&self, event_id: &str, run_id: RunId) -> Result<bool> {
+        let sql = Sql::new(
+            "UPDATE audit_leaves SET details = NULL, error = NULL, salt = NULL, erased_by = $2 \
+             WHERE event_id = $1 AND erased_by IS NULL \
+             AND EXISTS (SELECT 1 FROM audit_seals s WHERE s.leaf_id = audit_leaves.id)",
+        );
+        let sql = sql.bind(event_id).bind(run_id.to_string()).committing();
+        Ok(sql.execute(self.writer()).await? == 1)
+    }
+
+    /// Whether a run of this action is in the log.
+    ///
+    /// # Errors
+    /// `Busy`, `Unreachable`.
+    pub async fn has_run_of(&self, run_id: &str, action: &str) -> Result<bool> {
+        let sql = Sql::new("SELECT 1 FROM audit_leaves WHERE run_id = $1 AND action = $2 LIMIT 1");
+        Ok(sql.bind(run_id).bind(action).optional(self.reader()).await?.is_some())
     }
 
     /// A page of leaves that no seal covers, behind a local id.
@@ -476,5 +501,6 @@ fn read_leaf(columns: &mut Columns<'_>) -> Result<Leaf> {
         salt: columns.take()?,
         commitment: columns.take()?,
         leaf_hash: columns.take()?,
+        erased_by: columns.take()?,
     })
 }

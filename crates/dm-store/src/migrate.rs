@@ -29,8 +29,12 @@ macro_rules! migration {
 }
 
 /// In ascending order, without gaps. A text never changes once released.
-const MIGRATIONS: &[Migration] =
-    &[migration!(1, "0001_state"), migration!(2, "0002_audit"), migration!(3, "0003_audit_tree")];
+const MIGRATIONS: &[Migration] = &[
+    migration!(1, "0001_state"),
+    migration!(2, "0002_audit"),
+    migration!(3, "0003_audit_tree"),
+    migration!(4, "0004_audit_erasure"),
+];
 
 /// The same on both engines (`INTEGER` would be 32 bits on PostgreSQL).
 const VERSIONS_TABLE: &str = "CREATE TABLE dm_schema (version BIGINT NOT NULL PRIMARY KEY, name TEXT NOT NULL, \

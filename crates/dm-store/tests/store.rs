@@ -27,7 +27,7 @@ on_both!(
 async fn openers_at_once_migrate_once(place: Place) {
     let opened = (0..6).map(|_| place.open());
     let stores: Vec<Store> = futures::future::try_join_all(opened).await.unwrap();
-    assert_eq!(place.number("SELECT COUNT(*) FROM dm_schema").await, 3);
+    assert_eq!(place.number("SELECT COUNT(*) FROM dm_schema").await, 4);
     for store in &stores {
         store.begin_run(&start(0)).await.unwrap();
         store.close().await;
@@ -38,10 +38,10 @@ async fn openers_at_once_migrate_once(place: Place) {
 
 async fn a_newer_schema_is_refused(place: Place) {
     place.open().await.unwrap().close().await;
-    place.raw("INSERT INTO dm_schema (version, name, checksum, applied_at) VALUES (4, 'x', 'y', 0)").await;
+    place.raw("INSERT INTO dm_schema (version, name, checksum, applied_at) VALUES (5, 'x', 'y', 0)").await;
     let error = place.open().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
-    assert!(error.to_string().contains("version 4") && error.hint().is_some(), "{error}");
+    assert!(error.to_string().contains("version 5") && error.hint().is_some(), "{error}");
 }
 
 async fn a_changed_migration_is_refused(place: Place) {
@@ -160,6 +160,7 @@ fn leaf(event: &str) -> Leaf {
         salt: Some(vec![1]),
         commitment: vec![2],
         leaf_hash: vec![3],
+        erased_by: None,
     }
 }
 

@@ -12,6 +12,7 @@ use crate::head::LogHead;
 pub(super) struct Checker {
     noted: Option<LogHead>,
     sealed: u64,
+    erased: u64,
     pub(super) unsealed: u64,
     bad: u64,
     first_bad: Option<BadEntry>,
@@ -53,6 +54,7 @@ impl Checker {
     pub(super) fn entry(&mut self, entry: &SealedEntry, tree: &mut TreeCheck) {
         let seal = &entry.seal;
         self.sealed += 1;
+        self.erased += u64::from(entry.leaf.as_ref().is_some_and(|leaf| leaf.erased_by.is_some()));
         self.position(seal.seq);
         let expected = if self.begun { self.hash.clone() } else { Some(LogHead::EMPTY.hash.to_vec()) };
         let why = wrong_leaf(entry)
@@ -159,6 +161,7 @@ impl Checker {
             ok,
             statement,
             sealed: self.sealed,
+            erased: self.erased,
             unsealed: self.unsealed,
             bad: self.bad,
             first_bad: self.first_bad,
@@ -206,11 +209,15 @@ fn wrong_content(leaf: &Leaf) -> Option<String> {
     if leaf.version != LEAF_VERSION {
         return Some(format!("its encoding has the unknown version {}", leaf.version));
     }
-    let (Some(salt), Some(details)) = (&leaf.salt, &leaf.details) else {
-        return Some("its payload is gone".into());
-    };
-    if commitment(salt, details, leaf.error.as_deref())[..] != leaf.commitment {
-        return Some("its details, error, salt or commitment were changed".into());
+    match (&leaf.salt, &leaf.details, &leaf.erased_by) {
+        (Some(salt), Some(details), None) => {
+            if commitment(salt, details, leaf.error.as_deref())[..] != leaf.commitment {
+                return Some("its details, error, salt or commitment were changed".into());
+            }
+        }
+        (None, None, Some(_)) if leaf.error.is_none() => {}
+        (_, _, Some(_)) => return Some("its payload is said to be erased, and a part of it is there".into()),
+        (_, _, None) => return Some("its payload is gone".into()),
     }
     if leaf_hash(leaf)[..] != leaf.leaf_hash {
         return Some("its leaf was changed after it was written".into());

@@ -17,6 +17,8 @@ use crate::log::AuditLog;
 mod chain;
 mod tree;
 
+/// The action that erases a payload.
+pub(crate) const ERASE: &str = "audit:erase";
 /// Rows of a look at the store: four full tiles.
 const PAGE: u32 = 1024;
 
@@ -60,6 +62,8 @@ pub struct AuditVerification {
     pub statement: String,
     /// Links checked.
     pub sealed: u64,
+    /// How many of them have a payload that was erased, by a run that is in the log.
+    pub erased: u64,
     /// Leaves that wait for their seal; nothing but their own hash protects them yet.
     pub unsealed: u64,
     /// How many entries are bad.
@@ -139,6 +143,15 @@ impl AuditLog {
             for entry in &page.entries {
                 checker.entry(entry, tree);
                 after = Some(entry.seal.seq);
+            }
+            for entry in &page.entries {
+                let Some(leaf) = &entry.leaf else { continue };
+                if let Some(run) = &leaf.erased_by
+                    && !self.store().has_run_of(run, ERASE).await?
+                {
+                    let why = format!("its payload was erased by the run {run}, which is not in the log");
+                    checker.bad_at(Some(entry.seal.seq), why);
+                }
             }
             if tree.whole()
                 && let Some((seq, why)) = tree.compare_full(self.store()).await?

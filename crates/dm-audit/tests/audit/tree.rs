@@ -25,6 +25,7 @@ on_both!(
     proofs_hold_offline,
     writers_and_killed_sealers_leave_one_log,
     a_clock_that_goes_back_loses_nothing,
+    an_erased_payload_breaks_no_proof,
 );
 
 struct Signed {
@@ -431,4 +432,56 @@ async fn a_clock_that_goes_back_loses_nothing(place: Place) {
     assert_eq!((report.sealed, report.led, report.unsigned), (1, true, None));
     let result = verify(&log.log).await;
     assert!(result.ok && result.sealed == 5, "{result:?}");
+}
+
+async fn an_erased_payload_breaks_no_proof(place: Place) {
+    let log = Signed::new(place, 10).await;
+    let key = log.log.verifier().unwrap();
+    let name = leaf_name("8").unwrap();
+    let kept = log.log.checkpoint().await.unwrap().unwrap();
+    let with_payload = log.log.prove(&ctx(), &name, None, true).await.unwrap();
+    let mut intent = event(10);
+    intent.intent.action = "audit:erase".into();
+    let run_id = intent.intent.run_id;
+    log.log.append(&ctx(), &intent).await.unwrap();
+    let id = log.log.erase(&name, run_id).await.unwrap();
+    assert_eq!(id.to_string(), with_payload.event.event_id);
+    assert_eq!(log.log.erase(&name, run_id).await.unwrap_err().kind(), ErrorKind::AlreadyExists);
+    assert_eq!(
+        log.log.erase(&leaf_name("99").unwrap(), run_id).await.unwrap_err().kind(),
+        ErrorKind::NotFound
+    );
+    log.log.seal(&ctx()).await.unwrap();
+    let result = verify(&log.log).await;
+    assert!(result.ok && result.erased == 1, "{result:?}");
+    crate::agree(&log.place, &result).await;
+    assert_eq!(log.against(&kept).await, (true, None, String::new()));
+    // Nothing of it is left, the proof without it is as before, and whoever kept the payload can still open the commitment.
+    assert_eq!(
+        log.place
+            .number(
+                "SELECT COUNT(*) FROM audit_leaves WHERE salt IS NULL AND details IS NULL AND error IS NULL"
+            )
+            .await,
+        1
+    );
+    let after = log.log.prove(&ctx(), &name, Some(&kept), true).await.unwrap();
+    assert_eq!((after.event.payload.as_ref(), after.path.as_slice()), (None, with_payload.path.as_slice()));
+    after.check(&key, None).unwrap();
+    with_payload.check(&key, None).unwrap();
+    // An erasure that nobody ordered, and one that left something, are defects.
+    for (defect, why) in [
+        ("UPDATE audit_leaves SET erased_by = 'nobody' WHERE id = 8", "not in the log"),
+        ("UPDATE audit_leaves SET salt = commitment WHERE id = 8", "a part of it is there"),
+        ("UPDATE audit_leaves SET salt = NULL, erased_by = NULL WHERE id = 8", "payload is gone"),
+    ] {
+        log.place.raw(defect).await;
+        let result = verify(&log.log).await;
+        let bad = result.first_bad.clone().unwrap();
+        assert!(bad.seq == Some(8) && bad.why.contains(why), "{result:?}");
+        log.place
+            .raw(&format!("UPDATE audit_leaves SET salt = NULL, erased_by = '{run_id}' WHERE id = 8"))
+            .await;
+    }
+    assert!(verify(&log.log).await.ok);
 }

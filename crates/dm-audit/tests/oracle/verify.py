@@ -12,7 +12,7 @@ import struct
 import sys
 
 LEAF = """l.id, l.version, l.event_id, l.at, l.actor, l.action, l.resource, l.outcome, l.effect, l.duration_us,
-          l.run_id, l.details, l.error, l.salt, l.commitment, l.leaf_hash"""
+          l.run_id, l.details, l.error, l.salt, l.commitment, l.leaf_hash, l.erased_by"""
 EMPTY = bytes(32)
 
 
@@ -43,12 +43,15 @@ def chain_hash(prev, seq, event_id, sealed_at, epoch, leaf):
 def leaf_defect(row):
     """What is wrong with a leaf, or None. Text columns come as bytes."""
     (_, version, event_id, at, actor, action, resource, outcome, effect, duration_us,
-     run_id, details, error, salt, committed, stored) = row
+     run_id, details, error, salt, committed, stored, erased_by) = row
     if version != 1:
         return "unknown version"
-    if salt is None or details is None:
+    if erased_by is not None:
+        if (details, error, salt) != (None, None, None):
+            return "partly erased"
+    elif salt is None or details is None:
         return "payload is gone"
-    if commitment(salt, details, error) != committed:
+    elif commitment(salt, details, error) != committed:
         return "commitment does not hold"
     if leaf_hash(event_id, at, [actor, action, resource, outcome, effect], duration_us, run_id, committed) != stored:
         return "leaf hash does not hold"
@@ -69,6 +72,9 @@ def verify(database, noted):
         why = None
         if leaf[0] is None:
             why = "leaf is gone"
+        elif leaf[16] is not None and not database.execute(
+                "SELECT 1 FROM audit_leaves WHERE run_id = ? AND action = 'audit:erase'", (leaf[16].decode(),)).fetchone():
+            why = "erased by nobody"
         elif leaf[2] != event_id:
             why = "leaf of another event"
         else:

@@ -26,6 +26,7 @@ pub(crate) enum AuditCommand {
     Checkpoint(CheckpointArgs),
     Prove(ProveArgs),
     Key(AuditKeyArgs),
+    Erase(EraseArgs),
 }
 
 /// Lists what was done, newest first.
@@ -222,5 +223,24 @@ pub(crate) struct AuditKeyArgs {
     ///
     /// For scripts; has a meaning with --replace only.
     #[arg(long, short, requires = "replace")]
+    pub(crate) yes: bool,
+}
+
+/// Erases the details and the error of a single line, and nothing else of it.
+///
+/// The line itself stays, with who, what and when, and every digest, checkpoint and proof still holds: they cover a commitment
+/// to what is erased, which cannot be guessed from it. The erasure is itself a line. It cannot be undone.
+#[derive(Args, Debug)]
+pub(crate) struct EraseArgs {
+    /// The line: its number or its event id, as "dm audit log" shows them.
+    ///
+    /// It must be sealed.
+    #[arg(value_name = "EVENT")]
+    pub(crate) event: String,
+
+    /// Does not ask.
+    ///
+    /// For scripts; what is erased cannot be brought back.
+    #[arg(long, short)]
     pub(crate) yes: bool,
 }

@@ -15,7 +15,7 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, 
 use data_manager::ByteSize;
 
 pub(crate) use audit::{
-    AuditArgs, AuditCommand, AuditKeyArgs, AuditVerifyArgs, CheckpointArgs, LogArgs, ProveArgs,
+    AuditArgs, AuditCommand, AuditKeyArgs, AuditVerifyArgs, CheckpointArgs, EraseArgs, LogArgs, ProveArgs,
 };
 pub(crate) use backup::{
     BackupArgs, BackupCommand, DeleteArgs, ExpireArgs, ExportArgs, FormatArg, KeyCommand, KindArg, LevelArg,

@@ -219,3 +219,22 @@ fn critical_actions_are_sealed_and_anchored_before_they_answer() {
     assert_eq!(times.len(), 2);
     assert_ne!(times[0], times[1], "intent and outcome were sealed apart");
 }
+
+#[test]
+fn details_are_erased_and_the_trail_holds() {
+    let place = Place::with_shop();
+    place.backup("full");
+    let kept = place.path("kept.note");
+    let kept = kept.to_str().unwrap();
+    place.dm(&["audit", "checkpoint", "--out", kept]).expect(Exit::Done);
+    let events = place.dm(&["audit", "log", "--action", "backup:run", "--json"]).expect(Exit::Done).json();
+    let event = events["events"][0]["event_id"].as_str().unwrap();
+    assert_ne!(events["events"][0]["details"], serde_json::Value::Null);
+    place.dm(&["audit", "erase", event]).expect(Exit::ConfirmationNeeded);
+    place.dm(&["audit", "erase", event, "--yes"]).expect(Exit::Done);
+    place.dm(&["audit", "erase", event, "--yes"]).expect(Exit::Failed);
+    let events = place.dm(&["audit", "log", "--action", "backup:run", "--json"]).expect(Exit::Done).json();
+    assert_eq!(events["events"][0]["details"], serde_json::Value::Null);
+    let ran = place.dm(&["audit", "verify", "--checkpoint", kept, "--json"]).expect(Exit::Done).json();
+    assert_eq!((&ran["verification"]["ok"], &ran["verification"]["erased"]), (&true.into(), &1.into()));
+}

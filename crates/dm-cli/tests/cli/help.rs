@@ -38,6 +38,7 @@ const PAGES: &[&[&str]] = &[
     &["audit", "checkpoint"],
     &["audit", "prove"],
     &["audit", "key"],
+    &["audit", "erase"],
     &["query"],
     &["completions"],
     &["man"],

@@ -23,6 +23,7 @@ pub(crate) async fn run(session: &mut Session, dm: &DataManager, args: AuditArgs
         AuditCommand::Verify(args) => verify(session, dm, args).await,
         AuditCommand::Checkpoint(args) => prove::checkpoint(session, dm, args).await,
         AuditCommand::Prove(args) => prove::prove(session, dm, args).await,
+        AuditCommand::Erase(args) => prove::erase(session, dm, args).await,
         AuditCommand::Key(args) => prove::key(session, dm, args).await,
     }
 }

@@ -1,9 +1,9 @@
-//! `dm audit checkpoint`, `prove` and `key`.
+//! `dm audit checkpoint`, `prove`, `key` and `erase`.
 
 use data_manager::audit_trail::{Checkpoint, EventProof};
 use data_manager::{DataManager, Error, Result};
 
-use crate::args::{AuditKeyArgs, CheckpointArgs, ProveArgs};
+use crate::args::{AuditKeyArgs, CheckpointArgs, EraseArgs, ProveArgs};
 use crate::commands::files;
 use crate::exit::Exit;
 use crate::session::Session;
@@ -88,5 +88,14 @@ pub(super) async fn key(session: &mut Session, dm: &DataManager, args: AuditKeyA
     session
         .out
         .say("Give the public key to whoever verifies, and keep a copy of the private one elsewhere.")?;
+    Ok(Exit::Done)
+}
+
+pub(super) async fn erase(session: &mut Session, dm: &DataManager, args: EraseArgs) -> Result<Exit> {
+    let ctx = session.quiet_context(dm);
+    session.questions.confirm(&format!("Erase the details of {} for good?", args.event), args.yes)?;
+    let event_id = dm.audit().erase(&ctx, &args.event).await?;
+    session.out.document("audit-erasure", &[("event_id", &event_id)])?;
+    session.out.say(format!("erased the details of {event_id}; the line and every proof stay"))?;
     Ok(Exit::Done)
 }
