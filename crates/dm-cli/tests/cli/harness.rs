@@ -209,7 +209,7 @@ macro_rules! golden {
         settings.add_filter(r"[0-9a-f]{32}", "[digest]");
         settings.add_filter(r"age1[0-9a-z]{58}", "[public key]");
         settings.add_filter(
-            r#""(\w*bytes|\w+_ms|\w+_us|bytes_per_second|size|free|objects)": \d+"#,
+            r#""(\w*bytes|\w+_ms|\w+_us|bytes_per_second|size|free|objects|proof_age_s)": \d+"#,
             r#""$1": "[n]""#,
         );
         settings.add_filter(r"\d+(\.\d+)? (B|KiB|MiB|GiB|TiB)\b", "[size]");
