@@ -52,12 +52,15 @@ async fn goes_on(dm: &DataManager, options: &BackupOptions, bytes: u64) {
 const NOISE: &str = "INSERT INTO t WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 4000) \
      SELECT randomblob(4000) FROM n";
 
+/// The copy that is the snapshot flows first, some 16 MiB; then so much of what is stored.
+const SNAPSHOT_AND_MORE: u64 = 22 << 20;
+
 async fn sqlite(place: &Place, folder: &Path) {
     let url = format!("sqlite://{}?mode=rwc", folder.join("a.db").display());
     let dm = place.manager(&url, folder);
     execute(&dm, "CREATE TABLE t (x BLOB)").await;
     execute(&dm, NOISE).await;
-    goes_on(&dm, &BackupOptions::default(), 8 << 20).await;
+    goes_on(&dm, &BackupOptions::default(), SNAPSHOT_AND_MORE).await;
     let to = folder.join("b.db");
     let options = RestoreOptions { to: Some(to.display().to_string()), ..RestoreOptions::default() };
     let plan = dm.plan_restore(&dm.context(), &options).await.unwrap();
@@ -97,7 +100,8 @@ async fn a_host_without_keys() {
     let host = DataManager::builder().engine("main", &url).unwrap().repository(&place.url);
     let host = host.state(state.join("state.db").display().to_string()).build().unwrap();
     let options = BackupOptions::default();
-    let error = host.backup().run(&cancelling_after(&host.context(), 8 << 20), &options).await.unwrap_err();
+    let error =
+        host.backup().run(&cancelling_after(&host.context(), SNAPSHOT_AND_MORE), &options).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Interrupted, "{error:?}");
     let report = host.backup().run(&host.context(), &options).await.unwrap();
     assert!(report.resumed.expect("it went on").bytes > 2 << 20, "{:?}", report.resumed);
