@@ -11,7 +11,7 @@ use crate::support::Place;
 async fn s3_encrypted() {
     let Some(server) = dm_testkit::available(S3::start()) else { return };
     let folder = tempfile::tempdir().unwrap();
-    story(&Place::s3(&server).encrypted(), folder.path()).await;
+    Box::pin(story(&Place::s3(&server).encrypted(), folder.path())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -21,7 +21,7 @@ async fn google_cloud_storage() {
     let options =
         StoreOptions { endpoint: Some(server.endpoint()), allow_http: true, ..StoreOptions::default() };
     let place = Place { url: format!("gs://{}/dm", Gcs::BUCKET), options, keys: None, bin_dir: None };
-    story(&place, folder.path()).await;
+    Box::pin(story(&place, folder.path())).await;
 
     // The server does not know `x-goog-if-generation-match`: the repository has to find out, and say so.
     let database = folder.path().join("restored.db");
@@ -44,5 +44,5 @@ async fn azure() {
         ..StoreOptions::default()
     };
     let place = Place { url: format!("az://{}/dm", Azurite::CONTAINER), options, keys: None, bin_dir: None };
-    story(&place, folder.path()).await;
+    Box::pin(story(&place, folder.path())).await;
 }

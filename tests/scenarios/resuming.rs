@@ -43,7 +43,6 @@ async fn goes_on(dm: &DataManager, options: &BackupOptions, bytes: u64) {
     assert!(dm.backup().list(&dm.context(), None).await.unwrap().backups.is_empty());
     let report = dm.backup().run(&dm.context(), options).await.expect("the next run");
     let resumed = report.resumed.expect("it went on");
-    println!("{} of {} bytes were not sent again", resumed.bytes, report.stored_bytes);
     assert!(resumed.bytes * 10 > report.stored_bytes, "{resumed:?} of {}", report.stored_bytes);
     let verified = dm.backup().verify(&dm.context(), None, None, VerifyLevel::Full).await.unwrap();
     verified.check().unwrap();

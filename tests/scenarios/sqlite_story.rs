@@ -64,13 +64,13 @@ pub(crate) async fn story(place: &Place, folder: &std::path::Path) {
 #[tokio::test(flavor = "multi_thread")]
 async fn in_a_folder() {
     let folder = tempfile::tempdir().unwrap();
-    story(&Place::folder(&folder.path().join("backups")), folder.path()).await;
+    Box::pin(story(&Place::folder(&folder.path().join("backups")), folder.path())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn in_a_folder_encrypted() {
     let folder = tempfile::tempdir().unwrap();
-    story(&Place::folder(&folder.path().join("backups")).encrypted(), folder.path()).await;
+    Box::pin(story(&Place::folder(&folder.path().join("backups")).encrypted(), folder.path())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
