@@ -163,13 +163,7 @@ impl Backups<'_> {
         let operation =
             Operation::new(VERIFY, name(target)).with_details(serde_json::json!({ "level": level }));
         let work = async {
-            let scope = match which {
-                Some(which) => {
-                    let of = self.dm.target(ctx, target, None, None).await?;
-                    VerifyScope::One(selector(&of, which, false, None)?)
-                }
-                None => VerifyScope::All { target: target.cloned() },
-            };
+            let scope = self.scope(ctx, target, which).await?;
             self.dm.backups(ctx).await?.verify(ctx, &scope, level).await
         };
         self.dm.operate(ctx, operation, work).await
@@ -356,6 +350,18 @@ impl Backups<'_> {
             })
         };
         self.dm.operate(ctx, Operation::new(NEW, "*"), work).await
+    }
+
+    /// One backup, or all of a target or the repository.
+    pub(crate) async fn scope(
+        &self,
+        ctx: &OpContext,
+        target: Option<&TargetName>,
+        which: Option<&str>,
+    ) -> Result<VerifyScope> {
+        let Some(which) = which else { return Ok(VerifyScope::All { target: target.cloned() }) };
+        let of = self.dm.target(ctx, target, None, None).await?;
+        Ok(VerifyScope::One(selector(&of, which, false, None)?))
     }
 
     fn run_options(&self, options: &BackupOptions, engine: &dyn Engine, target: TargetName) -> RunOptions {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use dm_backup::{RepairedBackup, VerifyScope};
+use dm_backup::RepairedBackup;
 use dm_core::{Action, Error, ErrorKind, OpContext, Progress, Result, TargetName};
 use dm_repository::{CopyOptions, CopyReport, Repository};
 use serde::Serialize;
@@ -12,7 +12,6 @@ use crate::DataManager;
 use crate::backups::Backups;
 use crate::pipeline::Operation;
 use crate::repositories::RepositorySettings;
-use crate::restores::selector;
 
 const COPY: Action = Action::write("backup", "copy");
 const REPAIR: Action = Action::write("backup", "repair");
@@ -227,13 +226,7 @@ impl Backups<'_> {
         let resource = target.map_or("*", TargetName::as_str);
         let details = serde_json::json!({ "backup": which, "of": places.current, "from": name });
         let work = async {
-            let scope = match which {
-                Some(which) => {
-                    let of = self.dm.target(ctx, target, None, None).await?;
-                    VerifyScope::One(selector(&of, which, false, None)?)
-                }
-                None => VerifyScope::All { target: target.cloned() },
-            };
+            let scope = self.scope(ctx, target, which).await?;
             let copy = settings.open(ctx).await?;
             self.dm.backups(ctx).await?.repair(ctx, &scope, &copy).await
         };

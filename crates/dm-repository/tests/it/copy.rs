@@ -10,14 +10,6 @@ use object_store::path::Path;
 
 use crate::support::*;
 
-fn small(seed: u64) -> Vec<Sample> {
-    let mut all = samples(seed);
-    all[0].bytes.truncate(150 << 10);
-    all[1].bytes.truncate(90_000);
-    all[1].block = 30_000;
-    all
-}
-
 /// A full backup, an incremental one with a pin, another target, and some log.
 struct Furnished {
     store: Arc<TestStore>,

@@ -15,14 +15,6 @@ async fn run(
     back_up(&repository, "shop", Some((base, BackupKind::Incremental)), samples).await
 }
 
-fn small(seed: u64) -> Vec<Sample> {
-    let mut all = samples(seed);
-    all[0].bytes.truncate(150 << 10);
-    all[1].bytes.truncate(90_000);
-    all[1].block = 30_000;
-    all
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_at_every_call_a_backup_is_whole_or_absent() {
     for keys in [None, Some(Keys::new())] {

@@ -107,6 +107,15 @@ pub fn samples(seed: u64) -> Vec<Sample> {
     ]
 }
 
+/// The same, but smaller: for tests that make many backups.
+pub fn small(seed: u64) -> Vec<Sample> {
+    let mut all = samples(seed);
+    all[0].bytes.truncate(150 << 10);
+    all[1].bytes.truncate(90_000);
+    all[1].block = 30_000;
+    all
+}
+
 pub fn blocks(sample: &Sample) -> BlockStream {
     let bytes = Bytes::from(sample.bytes.clone());
     let step = sample.block;

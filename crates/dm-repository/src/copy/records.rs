@@ -1,0 +1,134 @@
+//! What is copied beside backups: the latest word on pins, the log, checkpoints of audit trails.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dm_core::{BackupId, Result, TargetName};
+use object_store::path::Path;
+
+use super::{Copying, Digest, Wanted};
+use crate::format::{PIN_FORMAT, PINS};
+use crate::logs::named_digest;
+use crate::{Listing, PinState, paths};
+
+impl Copying<'_> {
+    /// The later word counts in the copy as well.
+    pub(super) async fn pins(&mut self, here: &Listing, there: &Listing) -> Result<()> {
+        let copied: BTreeSet<BackupId> =
+            there.backups.iter().map(|b| b.id).chain(self.report.backups.iter().map(|b| b.id)).collect();
+        for header in here.backups.iter().filter(|header| copied.contains(&header.id)) {
+            let Some(pin) = here.pins.get(&header.id) else { continue };
+            if there.pins.get(&header.id).is_some_and(|known| known.at >= pin.at) {
+                continue;
+            }
+            self.report.pins += 1;
+            if !self.options.dry_run {
+                self.ctx.run(self.to.add_record::<PinState>(PINS, PIN_FORMAT, header, pin)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The log: names that the copy lacks. What a name says is what the object holds, so names are all there is to compare.
+    pub(super) async fn log(&mut self) -> Result<()> {
+        let targets = match &self.options.target {
+            Some(target) => vec![target.clone()],
+            None => {
+                let (folders, _) =
+                    self.ctx.run(self.from.inner.storage.children(Some(&Path::from("logs")))).await?;
+                folders.into_iter().filter_map(|folder| TargetName::new(folder).ok()).collect()
+            }
+        };
+        for target in targets {
+            let folder = Path::from(paths::logs(&target));
+            let there: BTreeSet<Path> = self
+                .ctx
+                .run(self.to.inner.storage.list_as(&folder, |object| object.location))
+                .await?
+                .into_iter()
+                .collect();
+            let mut wanted = self
+                .ctx
+                .run(self.from.inner.storage.list_as(&folder, |object| (object.location, object.size)))
+                .await?;
+            let quiet = newest_quiet(wanted.iter().map(|(key, _)| key));
+            wanted.retain(|(key, _)| !there.contains(key) && (!is_quiet(key) || quiet.contains(key)));
+            self.report.log_objects += wanted.len() as u64;
+            self.report.log_bytes += wanted.iter().map(|(_, size)| size).sum::<u64>();
+            if self.options.dry_run || wanted.is_empty() {
+                continue;
+            }
+            let (quiet, wanted): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|(key, _)| is_quiet(key));
+            self.send(wanted.into_iter().map(named).collect()).await?;
+            for (key, _) in quiet {
+                self.ctx.run(self.quiet(&key, &there)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The checkpoints of audit trails, which belong to no target.
+    pub(super) async fn checkpoints(&mut self) -> Result<()> {
+        if self.options.target.is_some() {
+            return Ok(());
+        }
+        let folder = Path::from("audit");
+        let there: BTreeSet<Path> = self
+            .ctx
+            .run(self.to.inner.storage.list_as(&folder, |object| object.location))
+            .await?
+            .into_iter()
+            .collect();
+        let mut wanted = self
+            .ctx
+            .run(self.from.inner.storage.list_as(&folder, |object| (object.location, object.size)))
+            .await?;
+        wanted.retain(|(key, _)| !there.contains(key));
+        self.report.checkpoints += wanted.len() as u64;
+        if self.options.dry_run {
+            return Ok(());
+        }
+        self.send(wanted.into_iter().map(named).collect()).await
+    }
+
+    /// The record of a quiet time takes the place of its timeline's earlier ones. Whoever ships replaces them all the time: one
+    /// that is gone meanwhile is left to the next copy.
+    async fn quiet(&self, key: &Path, there: &BTreeSet<Path>) -> Result<()> {
+        let Some(record) = self.from.inner.storage.find(key).await? else { return Ok(()) };
+        let storage = &self.to.inner.storage;
+        storage.create(key, record).await?;
+        let older = there.iter().filter(|old| is_quiet(old) && quiet_of(old) == quiet_of(key) && *old < key);
+        if let Err(error) = storage.delete(older.cloned().collect()).await {
+            // They are true all the same; the next record tries again.
+            tracing::debug!(%error, "earlier records of a quiet log stay in the copy");
+        }
+        Ok(())
+    }
+}
+
+/// An object whose name may carry the beginning of its digest.
+fn named((key, size): (Path, u64)) -> Wanted {
+    let digest = key.filename().and_then(named_digest);
+    Wanted { key, size, digest: digest.map_or(Digest::Unknown, Digest::Begins) }
+}
+
+/// Whether it is the record of a quiet time: `logs/<target>/<stream>/quiet/<timeline>-…`.
+fn is_quiet(key: &Path) -> bool {
+    key.parts().nth(3).is_some_and(|part| part.as_ref() == "quiet")
+}
+
+/// The stream and timeline of such a record: all up to its first dash.
+fn quiet_of(key: &Path) -> &str {
+    let (folder, file) = key.as_ref().rsplit_once('/').unwrap_or_default();
+    let timeline = file.split('-').next().unwrap_or_default();
+    &key.as_ref()[..(folder.len() + 1 + timeline.len()).min(key.as_ref().len())]
+}
+
+/// The newest record of each stream and timeline; the names sort as what they say.
+fn newest_quiet<'a>(keys: impl Iterator<Item = &'a Path>) -> BTreeSet<Path> {
+    let mut newest: BTreeMap<&str, &Path> = BTreeMap::new();
+    for key in keys.filter(|key| is_quiet(key)) {
+        let known = newest.entry(quiet_of(key)).or_insert(key);
+        *known = (*known).max(key);
+    }
+    newest.into_values().cloned().collect()
+}
