@@ -40,16 +40,7 @@ impl Copying<'_> {
         };
         for target in targets {
             let folder = Path::from(paths::logs(&target));
-            let there: BTreeSet<Path> = self
-                .ctx
-                .run(self.to.inner.storage.list_as(&folder, |object| object.location))
-                .await?
-                .into_iter()
-                .collect();
-            let mut wanted = self
-                .ctx
-                .run(self.from.inner.storage.list_as(&folder, |object| (object.location, object.size)))
-                .await?;
+            let (mut wanted, there) = self.listed(&folder).await?;
             let quiet = newest_quiet(wanted.iter().map(|(key, _)| key));
             wanted.retain(|(key, _)| !there.contains(key) && (!is_quiet(key) || quiet.contains(key)));
             self.report.log_objects += wanted.len() as u64;
@@ -72,22 +63,21 @@ impl Copying<'_> {
             return Ok(());
         }
         let folder = Path::from("audit");
-        let there: BTreeSet<Path> = self
-            .ctx
-            .run(self.to.inner.storage.list_as(&folder, |object| object.location))
-            .await?
-            .into_iter()
-            .collect();
-        let mut wanted = self
-            .ctx
-            .run(self.from.inner.storage.list_as(&folder, |object| (object.location, object.size)))
-            .await?;
+        let (mut wanted, there) = self.listed(&folder).await?;
         wanted.retain(|(key, _)| !there.contains(key));
         self.report.checkpoints += wanted.len() as u64;
         if self.options.dry_run {
             return Ok(());
         }
         self.send(wanted.into_iter().map(named).collect()).await
+    }
+
+    /// What a folder holds here, with sizes, and what it holds in the copy.
+    async fn listed(&self, folder: &Path) -> Result<(Vec<(Path, u64)>, BTreeSet<Path>)> {
+        let (from, to) = (&self.from.inner.storage, &self.to.inner.storage);
+        let here = self.ctx.run(from.list_as(folder, |object| (object.location, object.size))).await?;
+        let there = self.ctx.run(to.list_as(folder, |object| object.location)).await?;
+        Ok((here, there.into_iter().collect()))
     }
 
     /// The record of a quiet time takes the place of its timeline's earlier ones. Whoever ships replaces them all the time: one
