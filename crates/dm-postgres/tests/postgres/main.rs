@@ -3,6 +3,8 @@
 mod closure;
 mod conformance;
 mod log;
+mod log_support;
+mod log_trouble;
 mod merge;
 mod physical_backup;
 mod physical_backup_churn;
