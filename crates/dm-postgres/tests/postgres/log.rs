@@ -56,6 +56,21 @@ async fn what_is_shipped_is_the_servers_own_bytes() {
             ErrorKind::Busy
         );
         drop(session);
+        // From where we were, another session goes on: in small pieces, the same bytes. The slot held them.
+        write(&server, "more").await;
+        let small = LogRequest { piece_bytes: 100_000, ..eager(Some(taken.position())) };
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let mut session = loop {
+            match source.follow(&context(), &small).await {
+                Ok(session) => break session,
+                Err(error) => assert!(Instant::now() < deadline, "{error:?}"),
+            }
+        };
+        let goal = end(source.as_ref()).await;
+        taken.until(session.as_mut(), goal).await;
+        assert_eq!((taken.stretches.len(), taken.gaps.len()), (1, 0));
+        taken.compare(&pg_wal(&server));
+        drop(session);
         let deadline = Instant::now() + Duration::from_secs(10);
         let dropped = loop {
             match source.drop_holder(&context(), "dm_log").await {
@@ -65,14 +80,6 @@ async fn what_is_shipped_is_the_servers_own_bytes() {
         };
         assert!(dropped);
         assert!(!source.drop_holder(&context(), "dm_log").await.expect("nothing to do"));
-        // And from where we were, another session goes on: in small pieces, the same bytes.
-        write(&server, "more").await;
-        let small = LogRequest { piece_bytes: 100_000, ..eager(Some(taken.position())) };
-        let mut session = source.follow(&context(), &small).await.expect("a session");
-        let goal = end(source.as_ref()).await;
-        taken.until(session.as_mut(), goal).await;
-        assert_eq!((taken.stretches.len(), taken.gaps.len()), (1, 0));
-        taken.compare(&pg_wal(&server));
     }
 }
 
