@@ -7,7 +7,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::{BackupSource, EngineId, Finding, LogSource, OpContext, QueryPort, RestoreTarget, Result};
+use crate::{
+    BackupSource, EngineId, Finding, LogSource, MigrationTarget, OpContext, QueryPort, RestoreTarget, Result,
+};
 
 /// The family of a database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -131,6 +133,11 @@ pub trait Engine: Send + Sync + fmt::Debug {
 
     /// Its log.
     fn log(&self) -> Option<Arc<dyn LogSource>> {
+        None
+    }
+
+    /// Migrations.
+    fn migrations(&self) -> Option<Arc<dyn MigrationTarget>> {
         None
     }
 

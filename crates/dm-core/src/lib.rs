@@ -20,6 +20,7 @@ mod error;
 mod finding;
 mod ids;
 mod log;
+mod migrate;
 mod period;
 mod plan;
 mod query;
@@ -44,6 +45,11 @@ pub use ids::{BackupId, EngineId, RepositoryId, RunId, TargetName};
 pub use log::{
     LogEvent, LogFile, LogHead, LogHolder, LogName, LogPiece, LogPosition, LogReader, LogRequest, LogSession,
     LogSource, LogSpan,
+};
+pub use migrate::{
+    BackfillProgress, BackfillRequest, BackfillSession, Direction, Doubt, ForeignEntry, ForeignTool,
+    HistoryEntry, MigrationSession, MigrationSettings, MigrationState, MigrationTarget, ScriptFailure,
+    ScriptStatement, StartedStatement, StatementKind, TableSize,
 };
 pub use period::Period;
 pub use plan::PlanDigest;
