@@ -102,14 +102,7 @@ fn check_clock(ctx: &OpContext) -> Finding {
 }
 
 fn finding_of(check: &str, error: &dm_core::Error) -> Finding {
-    let mut message = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        message.push_str(": ");
-        message.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    let finding = Finding::new(Level::Error, check, message);
+    let finding = Finding::new(Level::Error, check, error.full_message());
     match error.hint() {
         Some(hint) => finding.with_mend(hint),
         None => finding,

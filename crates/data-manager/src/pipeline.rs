@@ -239,7 +239,7 @@ fn event(
             _ => Effect::None,
         },
         duration: began.elapsed(),
-        error: error.map(chain),
+        error: error.map(Error::full_message),
     }
 }
 
@@ -262,18 +262,6 @@ fn end(event: &AuditEvent, report: Option<Json>) -> RunEnd {
         error: event.error.clone(),
         report,
     }
-}
-
-/// The error with its causes in one line, as the trail keeps it.
-fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 fn report_of<T: Serialize>(result: &Result<T>) -> Option<Json> {

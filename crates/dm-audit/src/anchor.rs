@@ -65,7 +65,7 @@ impl AuditLog {
             let now = ctx.now();
             let (size, at, failure) = match &result {
                 Ok(()) => (size, Some(now), None),
-                Err(error) => (0, None, Some(crate::seal::reason(error))),
+                Err(error) => (0, None, Some(error.full_message())),
             };
             let state = AnchorState { anchor: anchor.name().to_owned(), size, at, tried_at: now, failure };
             self.store().record_anchor(&state).await?;

@@ -81,7 +81,7 @@ impl AuditLog {
             Ok(Ok(())) => (true, None),
             Ok(Err(e)) | Err(e) if e.kind() == ErrorKind::Conflict => (false, None),
             // What stopped the signing is said; what stops everything is an error.
-            Ok(Err(e)) if is_of_signing(e.kind()) => (true, Some(reason(&e))),
+            Ok(Err(e)) if is_of_signing(e.kind()) => (true, Some(e.full_message())),
             Ok(Err(e)) | Err(e) => return Err(e),
         };
         released?;
@@ -152,17 +152,6 @@ async fn seal_all(store: &Store, ctx: &OpContext, lease: &Lease, sealed: &mut u6
 /// Whether an error speaks of the tree, the key or the signed heads, and not of the store or the caller.
 fn is_of_signing(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::CheckFailed | ErrorKind::Corrupt | ErrorKind::Invalid | ErrorKind::Denied)
-}
-
-pub(crate) fn reason(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 fn link(head: Option<&Seal>, waiting: &[PendingLeaf], epoch: i64, now: i64) -> Result<Vec<Seal>> {

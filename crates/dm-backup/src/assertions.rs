@@ -256,7 +256,7 @@ pub(crate) async fn ask(
             Err(error) if error.kind() == ErrorKind::Timeout => {
                 (false, None, Some(format!("it took longer than {} s", assertion.timeout().as_secs())))
             }
-            Err(error) => (false, None, Some(told(&error))),
+            Err(error) => (false, None, Some(error.full_message())),
         };
         let result = AssertionResult {
             name: assertion.name.clone(),
@@ -347,18 +347,6 @@ fn shown(value: &Value) -> Option<String> {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text,
     })
-}
-
-/// An error with its causes, in one line.
-fn told(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -172,15 +172,11 @@ impl DrillReport {
     }
 
     fn fail(&mut self, error: &Error) {
-        let mut message = error.to_string();
-        let mut source = std::error::Error::source(error);
-        while let Some(cause) = source {
-            message.push_str(": ");
-            message.push_str(&cause.to_string());
-            source = cause.source();
-        }
-        self.failure =
-            Some(DrillFailure { kind: error.kind(), message, hint: error.hint().map(str::to_owned) });
+        self.failure = Some(DrillFailure {
+            kind: error.kind(),
+            message: error.full_message(),
+            hint: error.hint().map(str::to_owned),
+        });
     }
 
     fn take(&mut self, proof: Proof) {

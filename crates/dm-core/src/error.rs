@@ -206,6 +206,22 @@ impl Error {
         self.inner.hint.as_deref()
     }
 
+    /// The error and its causes in one line, each said once: for records and reports, where nobody walks the sources.
+    #[must_use]
+    pub fn full_message(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = StdError::source(self);
+        while let Some(cause) = source {
+            let said = cause.to_string();
+            if !text.contains(&said) {
+                text.push_str(": ");
+                text.push_str(&said);
+            }
+            source = cause.source();
+        }
+        text
+    }
+
     /// Whether the same call may be made again: the failure is of the passing sort and nothing happened.
     #[must_use]
     pub fn is_retryable(&self) -> bool {

@@ -16,7 +16,7 @@ pub(crate) async fn diagnose(ctx: &OpContext, client: &Client) -> Vec<Finding> {
     let mut connection = match open_pinned(ctx, client).await {
         Ok(connection) => connection,
         Err(error) => {
-            let finding = Finding::new(Level::Error, "reachable", chain(&error));
+            let finding = Finding::new(Level::Error, "reachable", error.full_message());
             return vec![match error.hint() {
                 Some(hint) => finding.with_mend(hint),
                 None => finding,
@@ -25,7 +25,7 @@ pub(crate) async fn diagnose(ctx: &OpContext, client: &Client) -> Vec<Finding> {
     };
     let mut findings = Vec::new();
     if let Err(error) = ctx.run(Box::pin(examine(ctx, client, &mut connection, &mut findings))).await {
-        findings.push(Finding::new(Level::Error, "examination", chain(&error)));
+        findings.push(Finding::new(Level::Error, "examination", error.full_message()));
     }
     close(connection).await;
     findings
@@ -116,19 +116,4 @@ async fn examine(
         );
     }
     Ok(())
-}
-
-/// An error and its causes in one sentence.
-fn chain(error: &dm_core::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        let said = cause.to_string();
-        if !text.contains(&said) {
-            text.push_str(": ");
-            text.push_str(&said);
-        }
-        source = cause.source();
-    }
-    text
 }

@@ -53,13 +53,7 @@ fn value(text: &str) -> Value {
 
 /// Says how to write, where the refusal comes from our own reading transaction.
 fn read_only_hint(error: Error) -> Error {
-    let mut said = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        said.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    let said = said.to_lowercase();
+    let said = error.full_message().to_lowercase();
     if said.contains("read-only") || said.contains("readonly") {
         return error.with_hint("dm query only reads, unless --write is given");
     }
