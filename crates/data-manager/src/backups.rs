@@ -169,8 +169,8 @@ impl Backups<'_> {
         self.dm.operate(ctx, operation, work).await
     }
 
-    /// Says which backups of a target the keep-rules (the configuration's, or these) would let go, and which rule keeps
-    /// each of the others.
+    /// Says which backups of a target, and which parts of its logs, the keep-rules (the configuration's, or these) would let
+    /// go, and which rule keeps each of the others.
     ///
     /// # Errors
     /// `NotFound` without a repository; `Corrupt` when not everything can be read.
@@ -197,8 +197,14 @@ impl Backups<'_> {
     /// `Conflict` when the plan went stale.
     pub async fn apply_expire(&self, ctx: &OpContext, plan: &ExpirePlan, wait: bool) -> Result<ExpireReport> {
         let going: Vec<String> = plan.deletions().map(|id| id.to_string()).collect();
+        let logs: Vec<_> = plan
+            .logs
+            .iter()
+            .filter(|log| !log.floors.is_empty())
+            .map(|log| serde_json::json!({ "server": log.stream, "up_to": log.floors }))
+            .collect();
         let operation = Operation::new(EXPIRE, plan.target.as_str())
-            .with_details(serde_json::json!({ "backups": going }));
+            .with_details(serde_json::json!({ "backups": going, "logs": logs }));
         let work = async { self.dm.backups(ctx).await?.apply_expire(ctx, plan, wait).await };
         self.dm.operate(ctx, operation, work).await
     }
@@ -419,6 +425,7 @@ impl DataManager {
             within: retention.within,
             min_verified_full: retention.min_verified_full,
             incremental_within: Some(retention.incremental_within),
+            log_within: Some(retention.log_within),
             superseded_within: Some(retention.superseded_within),
         }
     }

@@ -75,7 +75,11 @@ impl BackupService {
         let going: Vec<BackupHeader> =
             plan.entries.iter().flat_map(|e| headers(&listing, &e.target, &[e.id])).collect();
         plan.digest.require(&self::plan(&listing, &going, &plan.reason)?.digest)?;
-        let mut report = self.remove(ctx, &going, &plan.reason, wait).await?;
+        let mut report = ExpireReport::default();
+        if let Some(first) = plan.entries.first() {
+            // The log stays: the next expiry judges what its windows are without these.
+            report = self.remove(ctx, &going, (&first.target, &[]), &plan.reason, wait).await?;
+        }
         let targets: BTreeSet<&TargetName> = plan.entries.iter().map(|e| &e.target).collect();
         let all: usize = targets.iter().map(|t| of_target(&listing, t).count()).sum();
         report.kept = all - report.deleted.len();

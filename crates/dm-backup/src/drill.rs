@@ -277,10 +277,11 @@ impl BackupService {
         report.reaches = plan.preview.reaches.clone();
         refuse(&plan.preview.findings, "the drill")?;
         room_for(plan, options)?;
-        let log = self.log_for(ctx, &plan.backup, &plan.until).await?;
+        // The lease before the log: what is listed under it, no expiry takes away until it ends.
         let reader = self.repository.read(ctx, &plan.backup).await?;
         report.warnings.extend(reader.warnings().iter().cloned());
         let made = async {
+            let log = self.log_for(ctx, &plan.backup, &plan.until).await?;
             let asked = RestoreRequest { log, digest_key: reader.digest_key(), ..plan.request() };
             let looked = look(ctx, target, &reader, &asked, ctx.now()).await?;
             Place::make(ctx, target, &reader, &looked, &looked.preview, steps).await

@@ -1,15 +1,16 @@
-//! Applying the keep-rules to a repository: the plan says of every backup what becomes of it and why, the apply marks
-//! what goes and sweeps.
+//! Applying the keep-rules to a repository: the plan says of every backup and every part of a log what becomes of it and why,
+//! the apply marks what goes and sweeps.
 
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use dm_core::{BackupId, BackupKind, Effect, Finding, OpContext, PlanDigest, Progress, Result, TargetName};
-use dm_repository::{BackupHeader, Listing, SweepOptions, SweepReport};
+use dm_repository::{BackupHeader, Listing, LogListing, SweepOptions, SweepReport};
 use serde::{Deserialize, Serialize};
 
 use crate::BackupService;
-use crate::keep::{KeepReason, KeepRules, decide};
-use crate::record::{candidates, is_complete, of_target};
+use crate::keep::{KeepReason, KeepRules, Soundness, decide};
+use crate::log::{LogExpiry, expiry};
+use crate::record::{candidates, is_complete, of_target, soundness};
 
 /// What becomes of a backup.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,7 +68,10 @@ pub struct ExpirePlan {
     pub zone: Tz,
     /// Every complete backup of the target, newest first.
     pub entries: Vec<ExpireEntry>,
-    /// Bytes that would be freed.
+    /// The logs of the target, one for each server.
+    #[serde(default)]
+    pub logs: Vec<LogExpiry>,
+    /// Bytes of backups that would be freed.
     pub freed_bytes: u64,
     /// Bytes that stay only because a kept backup needs them.
     pub pinned_bytes: u64,
@@ -82,6 +86,24 @@ impl ExpirePlan {
     pub fn deletions(&self) -> impl Iterator<Item = BackupId> {
         self.entries.iter().filter(|e| e.decision == Decision::Delete).map(|e| e.id)
     }
+
+    /// Bytes of log that would be freed.
+    #[must_use]
+    pub fn freed_log_bytes(&self) -> u64 {
+        self.logs.iter().map(|log| log.freed_bytes).sum()
+    }
+
+    /// Pieces of log that would go.
+    #[must_use]
+    pub fn deleted_pieces(&self) -> u64 {
+        self.logs.iter().map(LogExpiry::deleted_pieces).sum()
+    }
+
+    /// Whether applying it would change anything.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.deletions().next().is_none() && self.logs.iter().all(|log| log.floors.is_empty())
+    }
 }
 
 /// What an expiry (or a deletion) did.
@@ -91,12 +113,14 @@ pub struct ExpireReport {
     pub deleted: Vec<BackupId>,
     /// Backups that stay.
     pub kept: usize,
+    /// Pieces of log that are listed no more.
+    pub expired_pieces: u64,
     /// What the sweep removed, and what has to wait.
     pub sweep: SweepReport,
 }
 
 impl BackupService {
-    /// Decides on every backup of a target. Reads only: this is the dry run.
+    /// Decides on every backup of a target, and on its logs. Reads only: this is the dry run. Needs no key.
     ///
     /// # Errors
     /// `Unreachable`, `Denied`; `Internal` when the plan cannot be serialised.
@@ -109,10 +133,16 @@ impl BackupService {
         zone: Tz,
     ) -> Result<ExpirePlan> {
         let listing = ctx.run(self.repository.list(ctx, Some(target))).await?;
-        plan(listing, target, rules, now, zone)
+        // The log after the backups: a backup that is committed meanwhile stands behind all log that is judged.
+        let mut logs = Vec::new();
+        for stream in self.repository.log_streams(ctx, target).await? {
+            let log = self.repository.list_log(ctx, target, &stream).await?;
+            logs.push((stream, log));
+        }
+        plan(listing, logs, target, rules, now, zone)
     }
 
-    /// Does what a plan says: marks what goes, newest first, and sweeps. With `wait` it stays until everything marked
+    /// Does what a plan says: marks what goes, backups newest first and then the beginnings of logs, and sweeps. With `wait` it stays until everything marked
     /// may be removed (about two lease times); otherwise a later sweep removes it.
     ///
     /// Idempotent: after an interruption a new plan holds what is left.
@@ -130,16 +160,18 @@ impl BackupService {
         let kept = now.entries.len() - going.len();
         let listing = ctx.run(self.repository.list(ctx, Some(&plan.target))).await?;
         let headers = headers(&listing, &plan.target, &going);
-        let mut report = self.remove(ctx, &headers, "expired: no keep-rule keeps it", wait).await?;
+        let reason = "expired: no keep-rule keeps it";
+        let mut report = self.remove(ctx, &headers, (&plan.target, &now.logs), reason, wait).await?;
         report.kept = kept;
         Ok(report)
     }
 
-    /// Marks backups in this order and sweeps.
+    /// Marks backups in this order, then the logs of a target, and sweeps.
     pub(crate) async fn remove(
         &self,
         ctx: &OpContext,
         backups: &[BackupHeader],
+        (target, logs): (&TargetName, &[LogExpiry]),
         reason: &str,
         wait: bool,
     ) -> Result<ExpireReport> {
@@ -156,6 +188,13 @@ impl BackupService {
             tracing::info!(backup = %header.id, target = %header.target, reason, "backup marked for deletion");
             ctx.progress(Progress::Item(header.id.to_string()));
             report.deleted.push(header.id);
+        }
+        for log in logs {
+            let marked = self.repository.expire_log(ctx, target, &log.stream, &log.floors).await;
+            if let Err(error) = marked {
+                return Err(if report.deleted.is_empty() { error } else { partly(error, &report) });
+            }
+            report.expired_pieces += log.deleted_pieces();
         }
         ctx.progress(Progress::Phase { name: "sweeping", total_bytes: None });
         match self.repository.sweep(ctx, SweepOptions { dry_run: false, wait }).await {
@@ -183,6 +222,7 @@ pub(crate) fn headers(listing: &Listing, target: &TargetName, ids: &[BackupId]) 
 
 fn plan(
     listing: Listing,
+    logs: Vec<(String, LogListing)>,
     target: &TargetName,
     rules: &KeepRules,
     now: DateTime<Utc>,
@@ -208,14 +248,32 @@ fn plan(
             })
         })
         .collect();
+    let stays = |id: BackupId| entries.iter().any(|e| e.id == id && e.decision != Decision::Delete);
+    let kept: Vec<expiry::Opener> = of_target(&listing, target)
+        .filter(|header| stays(header.id))
+        .filter_map(|h| expiry::Opener::of(h, soundness(&listing, h.id) != Soundness::Damaged))
+        .collect();
+    let ground = expiry::Ground {
+        kept: &kept,
+        within: rules.log_within,
+        now,
+        zone,
+        complete: is_complete(&listing),
+        under_way: !listing.incomplete.is_empty(),
+    };
+    let logs: Vec<LogExpiry> =
+        logs.into_iter().map(|(stream, log)| expiry::decide(&stream, log, &ground)).collect();
+    // What is shipped meanwhile changes no plan: the log counts by what would be taken from it.
+    let floors: Vec<_> = logs.iter().map(|log| (&log.stream, &log.floors)).collect();
     let freed_bytes = entries.iter().filter(|e| e.decision == Decision::Delete).map(|e| e.stored_bytes).sum();
-    let digest = PlanDigest::of(&(target, rules, zone, &entries))?;
+    let digest = PlanDigest::of(&(target, rules, zone, &entries, floors))?;
     Ok(ExpirePlan {
         target: target.clone(),
         rules: rules.clone(),
         zone,
         pinned_bytes: entries.iter().map(|e| e.pinned_bytes).sum(),
         entries,
+        logs,
         freed_bytes,
         problems: listing.problems,
         digest,

@@ -11,7 +11,7 @@
 //! - Ages are measured from the newest backup (or now, if that is earlier): when backups stop being made, or a clock
 //!   leaps ahead, nothing expires on that account.
 
-mod calendar;
+pub(crate) mod calendar;
 mod decide;
 
 use std::fmt;
@@ -46,14 +46,17 @@ pub struct KeepRules {
     pub min_verified_full: u32,
     /// Every differential and incremental backup that is at most this much older than the newest backup.
     pub incremental_within: Option<Period>,
+    /// For how long before the newest backup every instant stays within reach of the shipped log. Without it, from every kept
+    /// backup on.
+    pub log_within: Option<Period>,
     /// For how long after its last backup an earlier *generation* (the database before a major upgrade, or under
     /// another system identifier) is judged by itself as well, so that an upgrade makes nothing vanish at once.
     pub superseded_within: Option<Period>,
 }
 
 impl Default for KeepRules {
-    /// 7 daily, 4 weekly, 12 monthly, 5 yearly, at least 2 verified full ones, incrementals 7 days, superseded generations
-    /// 90 days.
+    /// 7 daily, 4 weekly, 12 monthly, 5 yearly, at least 2 verified full ones, incrementals 7 days, log 30 days, superseded
+    /// generations 90 days.
     fn default() -> Self {
         Self {
             last: 0,
@@ -64,13 +67,14 @@ impl Default for KeepRules {
             within: None,
             min_verified_full: 2,
             incremental_within: Some(Period::days(7)),
+            log_within: Some(Period::days(30)),
             superseded_within: Some(Period::days(90)),
         }
     }
 }
 
 impl KeepRules {
-    /// No rule at all. The newest backup and the pinned ones stay nevertheless.
+    /// No rule at all. The newest backup and the pinned ones stay nevertheless, and the log behind whatever stays.
     #[must_use]
     pub fn nothing() -> Self {
         Self {
@@ -82,6 +86,7 @@ impl KeepRules {
             within: None,
             min_verified_full: 0,
             incremental_within: None,
+            log_within: None,
             superseded_within: None,
         }
     }

@@ -44,8 +44,8 @@ pub use export::{ExportFormat, ExportReport, ExportedFile};
 pub use hooks::{HOOK_TIMEOUT, Hook, HookCommand, HookFailure, HookPhase, HookReport, Hooks, StartWhen};
 pub use list::{BackupDetails, BackupList, BackupRow, BackupSize, SizeReport, TargetSize};
 pub use log::{
-    Fetched, LogHole, LogStatusReport, PushReport, ServerLog, ShipEnd, ShipOptions, ShipReport, StreamStatus,
-    TargetLog,
+    Fetched, LogDecision, LogExpiry, LogHole, LogKeepReason, LogRange, LogStatusReport, LogWindow,
+    PushReport, ServerLog, ShipEnd, ShipOptions, ShipReport, StreamStatus, TargetLog,
 };
 pub use preflight::{DiskCheck, FreeSpace, refuse};
 pub use repair::RepairedBackup;

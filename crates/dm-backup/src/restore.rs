@@ -388,10 +388,16 @@ impl BackupService {
             }
             let target = target_of(engine)?;
             let backup = self.repository.header(ctx, &plan.backup.target, plan.backup.id).await?;
-            let log = self.log_for(ctx, &backup, &plan.until).await?;
+            // The lease before the log: what is listed under it, no expiry takes away until it ends.
             let reader = self.repository.read(ctx, &backup).await?;
-            let recovering = recover::recover(ctx, target.as_ref(), &reader, &backup, log, plan, &options);
-            let report = Box::pin(recovering).await;
+            let report = match self.log_for(ctx, &backup, &plan.until).await {
+                Ok(log) => {
+                    let recovering =
+                        recover::recover(ctx, target.as_ref(), &reader, &backup, log, plan, &options);
+                    Box::pin(recovering).await
+                }
+                Err(error) => Err(error),
+            };
             close(reader).await;
             report
         };

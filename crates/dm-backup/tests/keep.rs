@@ -77,6 +77,7 @@ fn rules() -> impl Strategy<Value = KeepRules> {
             within,
             min_verified_full: min,
             incremental_within: incremental,
+            log_within: None,
             superseded_within: superseded,
         },
     )
@@ -169,6 +170,7 @@ proptest! {
             within: wider(a.within, b.within),
             min_verified_full: a.min_verified_full.max(b.min_verified_full),
             incremental_within: wider(a.incremental_within, b.incremental_within),
+            log_within: None,
             superseded_within: wider(a.superseded_within, b.superseded_within),
         };
         let wide = kept(&decide(&candidates, &both, now, zone, true));

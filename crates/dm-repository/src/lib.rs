@@ -28,6 +28,7 @@ mod lease;
 mod listing;
 mod local;
 mod location;
+mod log_expiry;
 mod log_pieces;
 mod logs;
 mod map;
@@ -58,6 +59,7 @@ pub use format::{
 pub use keys::{Identity, Recipient};
 pub use listing::Listing;
 pub use location::{StoreLocation, StoreOptions, open_store};
+pub use log_expiry::LogFloor;
 pub use logs::{LogEntry, LogGap, LogListing, LogQuiet};
 pub use rate::RateLimit;
 pub use reader::BackupReader;

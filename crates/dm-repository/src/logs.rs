@@ -12,6 +12,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
+use crate::log_expiry::{Expired, ExpiryMark, LogFloor};
 use crate::repository::Repository;
 use crate::{document, paths};
 
@@ -81,6 +82,8 @@ pub struct LogListing {
     pub gaps: Vec<LogGap>,
     /// Quiet times, by timeline and place.
     pub quiet: Vec<LogQuiet>,
+    /// What was expired, by timeline: it is not listed, whether it is removed already or not.
+    pub expired: Vec<LogFloor>,
     /// Objects that cannot be understood. Each may be a piece that is then missing from `entries`.
     pub problems: Vec<Finding>,
 }
@@ -171,18 +174,23 @@ impl LogEntry {
     }
 }
 
+/// The first offset of the pieces in a folder of this name.
+pub(crate) fn window_number(name: &str) -> Option<u64> {
+    hex_number(name, 10)?.checked_mul(WINDOW)
+}
+
 /// The name of the folder for pieces that begin at this offset.
 fn window(start: u64) -> String {
     format!("{:010X}", start / WINDOW)
 }
 
-fn hex_number(text: &str, digits: usize) -> Option<u64> {
+pub(crate) fn hex_number(text: &str, digits: usize) -> Option<u64> {
     let plain =
         text.len() == digits && text.bytes().all(|c| c.is_ascii_digit() || (b'A'..=b'F').contains(&c));
     plain.then(|| u64::from_str_radix(text, 16).ok()).flatten()
 }
 
-fn timeline_number(text: &str) -> Option<u32> {
+pub(crate) fn timeline_number(text: &str) -> Option<u32> {
     u32::try_from(hex_number(text, 8)?).ok()
 }
 
@@ -222,7 +230,7 @@ impl LogPlace {
         Ok(Self { folder: format!("{}/{stream}", paths::logs(target)) })
     }
 
-    fn key(&self, rest: &str) -> Path {
+    pub(crate) fn key(&self, rest: &str) -> Path {
         Path::from(format!("{}/{rest}", self.folder))
     }
 
@@ -265,19 +273,21 @@ pub(crate) fn named_digest(file: &str) -> Option<String> {
 }
 
 /// What a key means.
-enum Named {
+pub(crate) enum Named {
     Piece(LogEntry),
     History(u32),
     Gap(LogGap),
     Quiet(LogQuiet),
+    Expired(ExpiryMark),
     Unknown(String),
 }
 
-fn understand(place: &LogPlace, key: &Path, size: u64) -> Named {
+pub(crate) fn understand(place: &LogPlace, key: &Path, size: u64) -> Named {
     let parts = paths::inside(key, &place.root());
     let known = match &parts.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["gaps", file] => gap_of(file).map(Named::Gap),
         ["quiet", file] => LogQuiet::parse(file).map(Named::Quiet),
+        ["expired", file] => ExpiryMark::parse(file).map(Named::Expired),
         [timeline, file] => {
             timeline_number(timeline).filter(|_| history_digest(file).is_some()).map(Named::History)
         }
@@ -309,7 +319,8 @@ impl Repository {
         Ok(streams)
     }
 
-    /// Everything there is of a log. Needs no key. A name that cannot be understood is a problem of the listing.
+    /// Everything there is of a log, without what was [expired](Self::expire_log). Needs no key. A name that cannot be
+    /// understood is a problem of the listing.
     ///
     /// # Errors
     /// `Invalid` stream; the store's: a listing is whole or it is an error.
@@ -321,7 +332,8 @@ impl Repository {
         ctx.run(self.listing(&place, named, |_, _| true)).await
     }
 
-    /// The pieces and gaps of a log that touch a range of one timeline, without listing the rest of it; no histories.
+    /// The pieces and gaps of a log that touch a range of one timeline, without listing the rest of it; no histories. What was
+    /// expired and is still there is listed as well.
     ///
     /// # Errors
     /// As [`list_log`](Self::list_log).
@@ -376,10 +388,17 @@ impl Repository {
     async fn listing(
         &self,
         place: &LogPlace,
-        named: Vec<Named>,
+        mut named: Vec<Named>,
         wanted: impl Fn(u32, &Range<u64>) -> bool,
     ) -> Result<LogListing> {
-        let mut listing = LogListing::default();
+        let mut expired = Expired::default();
+        for name in &named {
+            if let Named::Expired(mark) = name {
+                expired.add(*mark);
+            }
+        }
+        expired.hide(&mut named);
+        let mut listing = LogListing { expired: expired.floors(), ..LogListing::default() };
         let mut histories = BTreeSet::new();
         let mut gaps = Vec::new();
         for name in named {
@@ -388,7 +407,7 @@ impl Repository {
                     listing.entries.push(entry);
                 }
                 Named::Gap(gap) if wanted(gap.timeline, &(gap.start..gap.end)) => gaps.push(gap),
-                Named::Piece(_) | Named::Gap(_) => {}
+                Named::Piece(_) | Named::Gap(_) | Named::Expired(_) => {}
                 Named::Quiet(quiet) => listing.quiet.push(quiet),
                 Named::History(timeline) => {
                     histories.insert(timeline);

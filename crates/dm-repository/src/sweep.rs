@@ -46,6 +46,12 @@ pub struct SweepReport {
     pub objects: u64,
     /// Bytes that were (or would be) freed.
     pub bytes: u64,
+    /// Objects of expired log that were (or would be) removed.
+    pub log_objects: u64,
+    /// Their bytes.
+    pub log_bytes: u64,
+    /// Logs with an expired part that has to wait, and why.
+    pub log_waiting: Vec<(String, String)>,
     /// What could not be read and therefore counts as referenced.
     pub problems: Vec<Finding>,
 }
@@ -93,11 +99,16 @@ impl Repository {
         let mut report = SweepReport::default();
         loop {
             report.waiting.clear();
+            report.log_waiting.clear();
             report.problems.clear();
             for target in ctx.run(self.swept_targets()).await? {
                 self.sweep_target(ctx, &target, options, lease, &mut report).await?;
             }
-            if options.dry_run || !options.wait || report.waiting.is_empty() || !report.problems.is_empty() {
+            for target in ctx.run(self.logged_targets()).await? {
+                self.sweep_logs(ctx, &target, options, lease, &mut report).await?;
+            }
+            let done = report.waiting.is_empty() && report.log_waiting.is_empty();
+            if options.dry_run || !options.wait || done || !report.problems.is_empty() {
                 break;
             }
             ctx.run(async {
@@ -295,26 +306,13 @@ impl Repository {
         marked_at: DateTime<Utc>,
         look: &Look,
     ) -> Option<String> {
-        let lifetime = chrono_duration(self.inner.lifetime());
         if let Some((other, _)) = look.unreadable.iter().find(|(other, _)| *other != id) {
             return Some(format!("the commit of {other} cannot be read and may need it"));
         }
         if is_unreadable(look, id) {
             return Some("its own commit cannot be read".into());
         }
-        if look.now - marked_at < lifetime {
-            return Some("it was marked less than a lease ago".into());
-        }
-        let holder = look.holders.iter().find(|h| {
-            // Whoever came after the mark has seen it; whoever was there before must be gone, and well gone.
-            h.concerns(target) && h.first <= marked_at && look.now - h.newest <= lifetime * 2
-        })?;
-        Some(match &holder.body {
-            Some(body) => {
-                format!("a program that was at work when it was marked is still there ({:?})", body.purpose)
-            }
-            None => "a lease that cannot be read was there when it was marked".into(),
-        })
+        who_may_read(&look.holders, target, marked_at, look.now, self.inner.lifetime())
     }
 
     /// Removes a backup's objects: the commit first, so that no reader sees a backup without its packs.
@@ -355,6 +353,30 @@ impl Repository {
             _ => Ok(()),
         }
     }
+}
+
+/// Why what was marked at this time must stay: somebody may still rely on it.
+pub(crate) fn who_may_read(
+    holders: &[Holder],
+    target: &TargetName,
+    marked_at: DateTime<Utc>,
+    now: DateTime<Utc>,
+    lifetime: Duration,
+) -> Option<String> {
+    let lifetime = chrono_duration(lifetime);
+    if now - marked_at < lifetime {
+        return Some("it was marked less than a lease ago".into());
+    }
+    let holder = holders.iter().find(|h| {
+        // Whoever came after the mark has seen it; whoever was there before must be gone, and well gone.
+        h.concerns(target) && h.first <= marked_at && now - h.newest <= lifetime * 2
+    })?;
+    Some(match &holder.body {
+        Some(body) => {
+            format!("a program that was at work when it was marked is still there ({:?})", body.purpose)
+        }
+        None => "a lease that cannot be read was there when it was marked".into(),
+    })
 }
 
 fn is_unreadable(look: &Look, id: BackupId) -> bool {

@@ -276,6 +276,7 @@ fn repository(resolved: &Resolved, problems: &mut Vec<Problem>) -> Result<Reposi
             within: keep.optional("within")?,
             min_verified_full: keep.required("min_verified_full")?,
             incremental_within: keep.required("incremental_within")?,
+            log_within: keep.required("log_within")?,
             superseded_within: keep.required("superseded_within")?,
         },
     })

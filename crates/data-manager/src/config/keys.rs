@@ -301,6 +301,13 @@ pub(super) const KEYS: &[Key] = &[
         "differential and incremental backups of this period",
     ),
     key(
+        "repository.retention.log_within",
+        Kind::Period,
+        Some("30 days"),
+        "",
+        "how far before the newest backup every instant stays restorable by the shipped log",
+    ),
+    key(
         "repository.retention.superseded_within",
         Kind::Period,
         Some("90 days"),

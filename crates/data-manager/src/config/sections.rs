@@ -131,6 +131,8 @@ pub struct BackupRetentionConfig {
     pub min_verified_full: u32,
     /// Differential and incremental backups of this period.
     pub incremental_within: Period,
+    /// How far before the newest backup every instant stays within reach of the shipped log.
+    pub log_within: Period,
     /// For how long after its last backup the database before a major upgrade is judged by itself as well.
     pub superseded_within: Period,
 }

@@ -37,7 +37,7 @@ impl Bucket {
 /// Where the local time of that instant does not exist or exists twice, an earlier one is taken: in doubt more is
 /// kept. (25 hours cover the day that Samoa left out in December 2011.) Before the calendar's beginning, everything is
 /// young enough.
-pub(super) fn cutoff(anchor: DateTime<Utc>, period: Period, zone: Tz) -> DateTime<Utc> {
+pub(crate) fn cutoff(anchor: DateTime<Utc>, period: Period, zone: Tz) -> DateTime<Utc> {
     (0..=25)
         .filter_map(|hours| anchor.checked_sub_signed(TimeDelta::hours(hours)))
         .find_map(|at| period.before(at.with_timezone(&zone)))

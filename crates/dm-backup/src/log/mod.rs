@@ -5,19 +5,23 @@
 //! covers the range, and says so when nothing does. A hole is never passed over in silence.
 
 mod cover;
+pub(crate) mod expiry;
 mod fetch;
 mod push;
 mod reader;
 mod ship;
 mod status;
+mod window;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+pub use expiry::{LogDecision, LogExpiry, LogKeepReason, LogRange};
 pub use fetch::Fetched;
 pub use push::PushReport;
 pub use ship::{ShipEnd, ShipOptions, ShipReport};
 pub use status::{LogStatusReport, ServerLog, StreamStatus, TargetLog};
+pub use window::LogWindow;
 
 /// A part of a log that is gone for good.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

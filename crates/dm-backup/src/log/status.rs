@@ -9,8 +9,12 @@ use dm_core::{
 use dm_repository::LogListing;
 use serde::{Deserialize, Serialize};
 
+use super::expiry::Opener;
+use super::window::{LogWindow, windows};
 use super::{LogHole, cover};
 use crate::BackupService;
+use crate::keep::Soundness;
+use crate::record::{of_target, soundness};
 
 /// How long a server may take to say where its log ends.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -50,6 +54,9 @@ pub struct StreamStatus {
     pub stream: String,
     /// What is covered, without a hole each.
     pub spans: Vec<LogSpan>,
+    /// Of each span, which instants can be restored and which backup opens it.
+    #[serde(default)]
+    pub windows: Vec<LogWindow>,
     /// What is known to be gone for good.
     pub gaps: Vec<LogHole>,
     /// Timelines whose beginning is recorded.
@@ -94,7 +101,14 @@ impl StreamStatus {
             histories: listing.histories,
             problems: listing.problems,
             spans,
+            windows: Vec::new(),
         }
+    }
+
+    fn opened_by(mut self, backups: &[Opener]) -> Self {
+        let own: Vec<Opener> = backups.iter().filter(|b| b.is_of(&self.stream)).cloned().collect();
+        self.windows = windows(&self.spans, &self.histories, &own);
+        self
     }
 }
 
@@ -111,9 +125,16 @@ impl BackupService {
         source: Option<(&dyn LogSource, &str)>,
     ) -> Result<TargetLog> {
         let mut streams = Vec::new();
-        for stream in self.repository.log_streams(ctx, target).await? {
+        let names = self.repository.log_streams(ctx, target).await?;
+        let mut backups = Vec::new();
+        if !names.is_empty() {
+            let listing = self.repository.list(ctx, Some(target)).await?;
+            let sound = |id| soundness(&listing, id) != Soundness::Damaged;
+            backups.extend(of_target(&listing, target).filter_map(|h| Opener::of(h, sound(h.id))));
+        }
+        for stream in names {
             let listing = self.repository.list_log(ctx, target, &stream).await?;
-            streams.push(StreamStatus::of(stream, listing));
+            streams.push(StreamStatus::of(stream, listing).opened_by(&backups));
         }
         let mut status = TargetLog {
             target: target.clone(),

@@ -9,6 +9,7 @@ mod engine;
 mod expiring;
 mod exporting;
 mod faults;
+mod log_expiry;
 mod log_server;
 mod logs;
 mod points;

@@ -236,10 +236,10 @@ pub(crate) struct VerifyArgs {
     pub(crate) level: LevelArg,
 }
 
-/// Deletes the backups that the keep-rules no longer want.
+/// Deletes the backups that the keep-rules no longer want, and the log that no backup needs.
 ///
-/// Prints which backups would go and why each of the others stays, then asks. Never deletes what a kept backup
-/// references, what is pinned, or the newest verified full backup.
+/// Prints which backups and which parts of the log would go and why each of the others stays, then asks. Never deletes what a
+/// kept backup references, what is pinned, or the newest verified full backup. Needs no key.
 #[derive(Args, Debug)]
 pub(crate) struct ExpireArgs {
     #[command(flatten)]
@@ -293,6 +293,13 @@ pub(crate) struct ExpireArgs {
     /// One that a kept backup references stays in any case.
     #[arg(long, value_name = "PERIOD")]
     pub(crate) keep_incremental_within: Option<Period>,
+
+    /// Keep every instant of so long before the newest backup restorable by the shipped log: `14d`.
+    ///
+    /// The log is kept from the backup on that opens this window. Older backups stay as the rules say, and restore to the
+    /// moment that they show.
+    #[arg(long, value_name = "PERIOD")]
+    pub(crate) keep_log_within: Option<Period>,
 
     #[command(flatten)]
     pub(crate) sweep: SweepArgs,

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dm_core::{BackupId, Result, TargetName};
+use dm_core::{BackupId, Result};
 use object_store::path::Path;
 
 use super::{Copying, Digest, Wanted};
 use crate::format::{PIN_FORMAT, PINS};
+use crate::log_expiry::Forgotten;
 use crate::logs::named_digest;
 use crate::{Listing, PinState, paths};
 
@@ -32,15 +33,18 @@ impl Copying<'_> {
     pub(super) async fn log(&mut self) -> Result<()> {
         let targets = match &self.options.target {
             Some(target) => vec![target.clone()],
-            None => {
-                let (folders, _) =
-                    self.ctx.run(self.from.inner.storage.children(Some(&Path::from("logs")))).await?;
-                folders.into_iter().filter_map(|folder| TargetName::new(folder).ok()).collect()
-            }
+            None => self.ctx.run(self.from.logged_targets()).await?,
         };
         for target in targets {
             let folder = Path::from(paths::logs(&target));
             let (mut wanted, there) = self.listed(&folder).await?;
+            // Each place forgets by itself: what is expired in either is not brought to the copy, and marks stay where they are.
+            for keys in [
+                Forgotten::of(&folder, wanted.iter().map(|(key, _)| key)),
+                Forgotten::of(&folder, there.iter()),
+            ] {
+                wanted.retain(|(key, size)| !keys.covers(&target, &folder, key, *size));
+            }
             let quiet = newest_quiet(wanted.iter().map(|(key, _)| key));
             wanted.retain(|(key, _)| !there.contains(key) && (!is_quiet(key) || quiet.contains(key)));
             self.report.log_objects += wanted.len() as u64;

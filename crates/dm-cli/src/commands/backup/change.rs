@@ -1,10 +1,11 @@
 //! `dm backup expire`, `delete`, `pin`, `unpin`: what is said about backups that stand there.
 
 use data_manager::backup::keep::KeepRules;
-use data_manager::backup::{Decision, DeletePlan, ExpirePlan, ExpireReport};
-use data_manager::{BackupId, DataManager, Result};
+use data_manager::backup::{Decision, DeletePlan, ExpirePlan, ExpireReport, LogDecision, LogRange};
+use data_manager::{BackupId, DataManager, LogPosition, Result};
 use serde::Serialize;
 
+use super::super::log::position;
 use super::views::short;
 use crate::args::{DeleteArgs, ExpireArgs, PinArgs};
 use crate::exit::Exit;
@@ -24,6 +25,7 @@ fn rules(dm: &DataManager, args: &ExpireArgs) -> Option<KeepRules> {
     if numbers.iter().all(Option::is_none)
         && args.keep_within.is_none()
         && args.keep_incremental_within.is_none()
+        && args.keep_log_within.is_none()
     {
         return None;
     }
@@ -37,7 +39,8 @@ fn rules(dm: &DataManager, args: &ExpireArgs) -> Option<KeepRules> {
         within: args.keep_within.or(configured.within),
         min_verified_full: args.keep_verified.unwrap_or(configured.min_verified_full),
         incremental_within: args.keep_incremental_within.or(Some(configured.incremental_within)),
-        ..KeepRules::default()
+        log_within: args.keep_log_within.or(Some(configured.log_within)),
+        superseded_within: Some(configured.superseded_within),
     })
 }
 
@@ -54,8 +57,8 @@ pub(super) async fn expire(session: &mut Session, dm: &DataManager, args: Expire
         return Ok(Exit::Done);
     }
     session.show_plan(&expire_lines(&plan))?;
-    if plan.deletions().next().is_some() {
-        let question = format!("Delete {}?", text::count(plan.deletions().count() as u64, "backup"));
+    if !plan.is_empty() {
+        let question = format!("Delete {}?", going(&plan));
         session.questions.confirm(&question, args.apply.yes)?;
     }
     let progress = session.progress();
@@ -63,6 +66,16 @@ pub(super) async fn expire(session: &mut Session, dm: &DataManager, args: Expire
     let report = dm.backup().apply_expire(&ctx, &plan, args.sweep.wait).await?;
     drop(progress);
     answer(session, "expire-run", &ctx.run_id(), &report)
+}
+
+/// What would go, in words.
+fn going(plan: &ExpirePlan) -> String {
+    let backups = text::count(plan.deletions().count() as u64, "backup");
+    match (plan.deletions().next(), plan.deleted_pieces()) {
+        (_, 0) => backups,
+        (None, pieces) => text::count(pieces, "piece") + " of log",
+        (Some(_), pieces) => format!("{backups} and {} of log", text::count(pieces, "piece")),
+    }
 }
 
 fn expire_lines(plan: &ExpirePlan) -> Vec<String> {
@@ -83,18 +96,50 @@ fn expire_lines(plan: &ExpirePlan) -> Vec<String> {
     for problem in &plan.problems {
         lines.push(format!("cannot be read, so everything stays: {}", text::printable(&problem.message)));
     }
-    let going = plan.deletions().count() as u64;
-    lines.push(if going == 0 {
+    let all = plan.logs.iter().flat_map(|log| log.ranges.iter().map(move |r| (log.stream.as_str(), r)));
+    let mut table = Table::new(["log", "sealed", "from", "to", ">stored", "what becomes of it"]);
+    for (stream, range) in all {
+        table.row(log_row(stream, range));
+    }
+    if !table.is_empty() {
+        lines.extend(table.lines());
+    }
+    for problem in plan.logs.iter().flat_map(|log| &log.problems) {
+        lines.push(format!("in the log: {}", text::printable(&problem.message)));
+    }
+    lines.push(if plan.is_empty() {
         format!("nothing of {} expires", plan.target)
     } else {
         format!(
             "{} of {} expire; {} would be freed",
-            text::grouped(going),
+            text::grouped(plan.deletions().count() as u64),
             text::count(plan.entries.len() as u64, "backup"),
             text::bytes(plan.freed_bytes)
         )
     });
+    if plan.deleted_pieces() > 0 {
+        lines.push(format!(
+            "{} of log expire; {} would be freed",
+            text::count(plan.deleted_pieces(), "piece"),
+            text::bytes(plan.freed_log_bytes())
+        ));
+    }
     lines
+}
+
+fn log_row(stream: &str, range: &LogRange) -> [String; 6] {
+    let at = |offset| position(LogPosition { timeline: range.timeline, offset });
+    [
+        stream.to_owned(),
+        format!("{} to {}", text::time(range.first_at), text::time(range.last_at)),
+        at(range.start),
+        at(range.end),
+        text::bytes(range.stored_bytes),
+        match &range.decision {
+            LogDecision::Delete => "DELETE: no kept backup's window reaches it".to_owned(),
+            LogDecision::Keep { .. } => range.explain(),
+        },
+    ]
 }
 
 pub(super) async fn delete(session: &mut Session, dm: &DataManager, args: DeleteArgs) -> Result<Exit> {
@@ -145,12 +190,23 @@ struct Report<'a> {
     waiting: Vec<Waiting<'a>>,
     objects: u64,
     freed_bytes: u64,
+    /// Pieces of log that are listed no more.
+    expired_pieces: u64,
+    log_objects: u64,
+    freed_log_bytes: u64,
+    log_waiting: Vec<LogWaiting<'a>>,
     problems: &'a [data_manager::Finding],
 }
 
 #[derive(Serialize)]
 struct Waiting<'a> {
     backup_id: BackupId,
+    why: &'a str,
+}
+
+#[derive(Serialize)]
+struct LogWaiting<'a> {
+    log: &'a str,
     why: &'a str,
 }
 
@@ -168,6 +224,10 @@ fn answer(
         waiting: sweep.waiting.iter().map(|(id, why)| Waiting { backup_id: *id, why }).collect(),
         objects: sweep.objects,
         freed_bytes: sweep.bytes,
+        expired_pieces: report.expired_pieces,
+        log_objects: sweep.log_objects,
+        freed_log_bytes: sweep.log_bytes,
+        log_waiting: sweep.log_waiting.iter().map(|(log, why)| LogWaiting { log, why }).collect(),
         problems: &sweep.problems,
     };
     session.out.document(noun, &[("run_id", run_id), ("report", &document)])?;
@@ -180,6 +240,18 @@ fn answer(
     if !sweep.waiting.is_empty() {
         let n = text::count(sweep.waiting.len() as u64, "backup");
         session.out.say(format!("{n} marked, to be removed by a later run when nobody can still be reading them (--wait stays for it)"))?;
+    }
+    if report.expired_pieces > 0 || sweep.log_objects > 0 {
+        session.out.say(format!(
+            "{} of log expired; {} freed now",
+            text::count(report.expired_pieces, "piece"),
+            text::bytes(sweep.log_bytes)
+        ))?;
+    }
+    if !sweep.log_waiting.is_empty() {
+        session.out.say(
+            "expired log is removed by a later run when nobody can still be reading it (--wait stays for it)",
+        )?;
     }
     session.out.findings(&sweep.problems)?;
     Ok(if sweep.problems.is_empty() { Exit::Done } else { Exit::Partial })

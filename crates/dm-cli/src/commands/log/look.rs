@@ -8,6 +8,7 @@ use data_manager::{DataManager, LogPosition, Result};
 
 use super::{hole, position};
 use crate::args::LogStatusArgs;
+use crate::commands::backup::short;
 use crate::exit::Exit;
 use crate::output::{Table, text};
 use crate::session::Session;
@@ -83,15 +84,20 @@ fn tell_stream(session: &mut Session, stream: &StreamStatus, now: DateTime<Utc>)
             ),
         ),
     ])?;
-    let mut table = Table::new(["covered", "timeline", "from", "to"]).indented(2);
-    for span in &stream.spans {
-        let at = |offset| position(LogPosition { timeline: span.timeline, offset });
-        table.row([
-            format!("{} to {}", text::time(span.first_at), text::time(span.last_at)),
-            span.timeline.to_string(),
-            at(span.range.start),
-            at(span.range.end),
-        ]);
+    let mut table = Table::new(["restorable", "timeline", "from", "to", "opened by"]).indented(2);
+    for window in &stream.windows {
+        let at = |offset| position(LogPosition { timeline: window.timeline, offset });
+        let (restorable, opened) = match window.opened_by {
+            None => {
+                ("nothing".to_owned(), "no backup: take one with \"dm backup run --physical\"".to_owned())
+            }
+            Some(id) => {
+                let through = window.opened_on.filter(|on| *on != window.timeline);
+                let through = through.map_or_else(String::new, |on| format!(" on timeline {on}"));
+                (format!("{} to {}", text::time(window.from), text::time(window.to)), short(id) + &through)
+            }
+        };
+        table.row([restorable, window.timeline.to_string(), at(window.start), at(window.end), opened]);
     }
     if !table.is_empty() {
         session.out.table(&table)?;

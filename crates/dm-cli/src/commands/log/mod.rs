@@ -90,6 +90,6 @@ fn hole(gap: &LogHole) -> String {
 }
 
 /// As the server writes it.
-fn position(position: LogPosition) -> String {
+pub(crate) fn position(position: LogPosition) -> String {
     format!("{:X}/{:X}", position.offset >> 32, position.offset & 0xFFFF_FFFF)
 }
