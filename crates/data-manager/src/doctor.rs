@@ -2,6 +2,7 @@
 
 use chrono::Datelike;
 use dm_core::{Action, ErrorKind, Finding, Level, OpContext, Result};
+use dm_repository::Repository;
 use serde::Serialize;
 
 use crate::DataManager;
@@ -134,6 +135,9 @@ async fn check_repository(ctx: &OpContext, settings: &RepositorySettings) -> Vec
                     .with_mend("set index_identity_file"),
                 );
             }
+            if repository.is_encrypted() {
+                findings.extend(check_keys(ctx, &repository).await);
+            }
             if repository.single_writer() {
                 findings.push(Finding::new(
                     Level::Warning,
@@ -150,6 +154,64 @@ async fn check_repository(ctx: &OpContext, settings: &RepositorySettings) -> Vec
             ));
         }
         Err(error) => findings.push(finding_of("repository", &error)),
+    }
+    findings
+}
+
+/// Who can read what is there, and whether this host would seal to them.
+async fn check_keys(ctx: &OpContext, repository: &Repository) -> Vec<Finding> {
+    let list = match repository.key_list(ctx).await {
+        Ok(list) => list,
+        Err(error) => return vec![finding_of("keys", &error)],
+    };
+    let mut findings = Vec::new();
+    let current = list.recipients.iter().filter(|r| r.removed_in.is_none()).count();
+    findings.push(Finding::new(
+        Level::Ok,
+        "keys",
+        format!(
+            "sealed to {current} {}, generation {}",
+            if current == 1 { "recipient" } else { "recipients" },
+            list.generation
+        ),
+    ));
+    if let Some(expected) = &list.expected {
+        let expected: Vec<String> = expected.iter().map(ToString::to_string).collect();
+        findings.push(
+            Finding::new(
+                Level::Warning,
+                "recipients",
+                format!("the configuration names other recipients than the repository has: {}", expected.join(", ")),
+            )
+            .with_mend("\"dm backup key list\" shows both; \"dm backup key rewrap\" changes the repository, [repository] recipients the configuration"),
+        );
+    }
+    for foreign in &list.foreign {
+        findings.push(
+            Finding::new(
+                Level::Warning,
+                "identity",
+                format!("the private key of {foreign} opens nothing here"),
+            )
+            .with_mend("take it out of identity_files; it may be that of another repository"),
+        );
+    }
+    let behind = list.behind.len() as u64 + list.log_keys_behind;
+    if behind > 0 {
+        findings.push(
+            Finding::new(
+                Level::Warning,
+                "keys_behind",
+                format!(
+                    "{} of {} backups and {} of {} keys of the log cannot be read by all of the newest recipients",
+                    list.behind.len(),
+                    list.backups,
+                    list.log_keys_behind,
+                    list.log_keys
+                ),
+            )
+            .with_mend("\"dm backup key rewrap\", where a private key is, does what is left"),
+        );
     }
     findings
 }

@@ -9,7 +9,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use dm_backup::{Fetched, LogStatusReport, PushReport, ShipReport, TargetLog};
+use dm_backup::{BackupService, Fetched, LogStatusReport, PushReport, ShipReport, TargetLog};
 use dm_core::{
     Action, BackupMode, Engine, EngineId, Error, ErrorKind, LogSource, OpContext, Result, TargetName,
 };
@@ -134,7 +134,10 @@ impl Logs<'_> {
             .with_details(serde_json::json!({ "file": file_name(&options.path) }));
         let work = async {
             let source = source_of(engine.as_ref())?;
-            self.dm.backups(ctx).await?.push_log(ctx, source.as_ref(), &target, &options.path).await
+            let opened = self.dm.repository.open_for_log(ctx).await;
+            let repository = opened.map_err(|error| self.dm.places.point_elsewhere(error))?;
+            let service = BackupService::new(repository);
+            service.push_log(ctx, source.as_ref(), &target, &options.path).await
         };
         self.dm.operate_alone(ctx, operation, work).await
     }

@@ -67,16 +67,7 @@ impl RepositorySettings {
         let store = self.object_store()?;
         let options = self.open_options()?;
         match Repository::open(Arc::clone(&store), ctx, options.clone()).await {
-            Ok(repository) => {
-                self.check_encryption(&repository)?;
-                match &self.journal_key_file {
-                    Some(file) if !repository.can_read_index() => {
-                        let journal_identity = Some(journal_identity(file)?);
-                        Repository::open(store, ctx, OpenOptions { journal_identity, ..options }).await
-                    }
-                    _ => Ok(repository),
-                }
-            }
+            Ok(repository) => self.with_own_key(ctx, repository, options).await,
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let init = self.init_options(&options)?;
                 match Repository::init(Arc::clone(&store), ctx, init, options.clone()).await {
@@ -88,6 +79,37 @@ impl RepositorySettings {
                 }
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// Opens the repository to write log into it, which must be there. A server that calls us may run us as a user who cannot read
+    /// the host's own key: then it goes without.
+    pub(crate) async fn open_for_log(&self, ctx: &OpContext) -> Result<Repository> {
+        let repository = self.open(ctx).await?;
+        match self.with_own_key(ctx, repository.clone(), self.open_options()?).await {
+            Err(error) if matches!(error.kind(), ErrorKind::Denied | ErrorKind::Invalid) => {
+                tracing::debug!(%error, "no key of this host: the log is sealed to the recipients themselves");
+                Ok(repository)
+            }
+            opened => opened,
+        }
+    }
+
+    /// A host that has none of the repository's secrets gets one of its own.
+    async fn with_own_key(
+        &self,
+        ctx: &OpContext,
+        repository: Repository,
+        options: OpenOptions,
+    ) -> Result<Repository> {
+        self.check_encryption(&repository)?;
+        match &self.journal_key_file {
+            Some(file) if !repository.can_read_index() => {
+                let journal_identity = Some(journal_identity(file)?);
+                let options = OpenOptions { journal_identity, ..options };
+                Repository::open(self.object_store()?, ctx, options).await
+            }
+            _ => Ok(repository),
         }
     }
 
@@ -120,6 +142,7 @@ impl RepositorySettings {
             identities,
             index_identity,
             journal_identity: None,
+            expected_recipients: self.recipients.clone(),
             zstd_level: self.zstd_level,
             threads: self.threads,
             memory_bytes: self.memory_bytes,

@@ -45,12 +45,21 @@ impl Session {
         })
     }
 
-    /// The system over that configuration, with another limit of bytes a second where one is given. Connects to nothing yet.
+    /// The system over that configuration, with another limit of bytes a second where one is given, and more files of secret keys.
+    /// Connects to nothing yet.
     ///
     /// # Errors
     /// As [`Config::load`]; `Invalid`, `Unsupported` for what is wrong with an engine.
-    pub(crate) fn manager(&self, rate_limit: Option<ByteSize>) -> Result<DataManager> {
+    pub(crate) fn manager(
+        &self,
+        rate_limit: Option<ByteSize>,
+        (identities, passphrase): (&[PathBuf], Option<&Path>),
+    ) -> Result<DataManager> {
         let mut config = self.config()?;
+        if passphrase.is_some() || (!identities.is_empty() && config.repository.passphrase.is_none()) {
+            config.repository.passphrase = self.passphrase(passphrase)?;
+        }
+        config.repository.identity_files.extend(identities.iter().map(|file| self.folder.join(file)));
         if rate_limit.is_some() {
             config.repository.rate_limit = rate_limit;
         }

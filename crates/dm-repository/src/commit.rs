@@ -118,6 +118,7 @@ impl BackupWriter {
                 .map_err(|e| e.with_effect(Effect::Unknown))?;
             return Err(error);
         }
+        self.follow_rewrap(ctx).await;
         if let Err(error) = self.tidy(ctx, &own).await {
             tracing::warn!(%error, "what only the way to a finished backup needed was left");
         }
@@ -125,6 +126,33 @@ impl BackupWriter {
             tracing::warn!(%error, "the lease of a finished backup was left to run out");
         }
         Ok(header)
+    }
+
+    /// Recipients that were changed while the backup was made, by a rewrap that may not have seen its commit, get its key here.
+    async fn follow_rewrap(&self, ctx: &OpContext) {
+        let Some(sealed_in) = self.sealed_in else { return };
+        let inner = &self.shared.repository;
+        let followed = async {
+            let now = inner.sealing().await?;
+            if now.generation == sealed_in {
+                return Ok(());
+            }
+            let Some(identity) = &self.identity else {
+                return Err(Error::new(
+                    ErrorKind::Conflict,
+                    "the recipients were changed while the backup was made",
+                ));
+            };
+            let sealed = crate::log_keys::seal(identity, &now.recipients)?;
+            let key = paths::key(&self.shared.target, self.shared.backup, now.generation);
+            inner.storage.create(&key, sealed).await.map(drop)
+        };
+        if let Err(error) = followed.await {
+            tracing::warn!(%error, "the backup is not sealed to the newest recipients");
+            ctx.progress(dm_core::Progress::Warning(format!(
+                "the backup is good, but not sealed to the repository's newest recipients: {error}; \"dm backup key rewrap\" does it"
+            )));
+        }
     }
 
     /// Removes what only the way to the commit needed: the journal, packs that came from an interrupted backup and that the map

@@ -3,6 +3,7 @@
 //! A copy is the same repository in another store, object by object: the same id, the same bytes, no key needed. Each place
 //! forgets by itself, so that a deletion here, wanted or not, takes nothing away there.
 
+mod keys;
 mod records;
 
 use std::collections::BTreeMap;
@@ -70,6 +71,8 @@ pub struct CopyReport {
     pub log_bytes: u64,
     /// Signed checkpoints of audit trails that were (or would be) copied.
     pub checkpoints: u64,
+    /// Records of changed recipients, and key objects that a rewrap added, that were (or would be) copied.
+    pub keys: u64,
     /// Pins that were (or would be) brought up to date.
     pub pins: u64,
     /// What could not be read in either place, or differs between them.
@@ -104,6 +107,8 @@ enum Digest {
     Begins(String),
     /// None is known; a document carries its own.
     Unknown,
+    /// None is known, but it has to be an age file.
+    Sealed,
 }
 
 impl From<Expected> for Wanted {
@@ -149,7 +154,9 @@ impl Repository {
                 problem
             }));
         }
+        copying.recipients().await?;
         copying.backups(&here, &there).await?;
+        copying.keys(&here, &there).await?;
         copying.pins(&here, &there).await?;
         copying.log().await?;
         copying.checkpoints().await?;
@@ -263,6 +270,7 @@ impl Copying<'_> {
         inventory.pages.retain(|s| s.id.backup == id);
         inventory.keys.retain(|s| s.id.backup == id);
         let mut wanted: Vec<Wanted> = expected(target, &inventory).into_iter().map(Wanted::from).collect();
+        self.later_keys(header, &mut wanted).await?;
         wanted.push(Wanted {
             key: paths::inventory(target, id),
             size: header.inventory.size,
@@ -323,6 +331,7 @@ impl Copying<'_> {
                 Digest::Whole(wanted) => digest == *wanted,
                 Digest::Begins(wanted) => digest.starts_with(wanted.as_str()),
                 Digest::Unknown => true,
+                Digest::Sealed => crate::keys::recipients_in(&bytes).is_some_and(|n| n > 0),
             };
         if !sound {
             return Err(Error::corrupt("the stored bytes are not those that were written")

@@ -41,16 +41,10 @@ impl JournalKey {
         if repository.description.encryption.is_none() {
             return Some(Self::Open);
         }
-        let options = &repository.options;
-        let identity = options
-            .index_identity
-            .as_ref()
-            .or_else(|| options.identities.first())
-            .or(options.journal_identity.as_ref())?;
-        let secret = identity.to_secret_text();
+        let identity = repository.host_secret()?;
         Some(Self::Sealed {
             identity: identity.clone(),
-            authentic: blake3::derive_key("data-manager repository journal 1", secret.expose().as_bytes()),
+            authentic: identity.derived("data-manager repository journal 1"),
         })
     }
 
@@ -120,6 +114,9 @@ pub(crate) struct BackupKey {
     pub(crate) recipient: Recipient,
     /// Who can open the key object.
     pub(crate) sealed_to: Vec<Recipient>,
+    /// The generation of those recipients, and the key object's number.
+    #[serde(default)]
+    pub(crate) generation: u32,
 }
 
 /// A page of a journal. It names packs by number, so that it reads the same in the folder of the run that goes on.

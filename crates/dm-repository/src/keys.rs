@@ -106,6 +106,29 @@ impl Identity {
     pub(crate) fn as_age(&self) -> &x25519::Identity {
         &self.0
     }
+
+    /// A key for something else, derived from the secret.
+    pub(crate) fn derived(&self, context: &'static str) -> [u8; 32] {
+        blake3::derive_key(context, self.to_secret_text().expose().as_bytes())
+    }
+}
+
+/// The identity in a key object's content.
+pub(crate) fn identity_of(text: &[u8], key: &object_store::path::Path) -> Result<Identity> {
+    std::str::from_utf8(text)
+        .map_err(|_| Error::corrupt("the key object is not text").about(key.as_ref()))
+        .and_then(|text| {
+            Identity::from_text(text).map_err(|e| {
+                Error::corrupt("the key object holds no identity").about(key.as_ref()).with_source(e)
+            })
+        })
+}
+
+/// How many recipients an age file names, as far as its header tells; `None` when it is none.
+pub(crate) fn recipients_in(sealed: &[u8]) -> Option<usize> {
+    let rest = sealed.strip_prefix(b"age-encryption.org/v1\n")?;
+    let end = rest.windows(5).position(|w| w == b"\n--- ")?;
+    Some(rest[..end].split(|c| *c == b'\n').filter(|line| line.starts_with(b"-> X25519 ")).count())
 }
 
 impl fmt::Debug for Identity {

@@ -1,18 +1,20 @@
 //! Log that was shipped (§12): pieces, histories and gaps on their way in and out.
 
 use std::ops::Range;
+use std::sync::PoisonError;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use dm_core::{Error, ErrorKind, LogPiece, LogPosition, OpContext, Result, TargetName};
 
 use crate::cpu::{compress, decompress};
+use crate::log_keys::Opened;
 use crate::logs::{
     GAP_FORMAT, GapRecord, LogEntry, LogPlace, LogQuiet, QUIET_FORMAT, QuietRecord, WINDOW, history_digest,
     name_digest,
 };
 use crate::repository::Repository;
-use crate::{document, keys};
+use crate::{Identity, document, keys};
 
 /// The largest history that is taken: one line for every timeline there ever was.
 const MAX_HISTORY: usize = 4 << 20;
@@ -55,7 +57,7 @@ impl Repository {
         if let Some(covering) = covering(&there, &range) {
             return Ok(covering);
         }
-        let stored = ctx.run(self.wrap(piece.bytes.clone())).await?;
+        let stored = ctx.run(self.wrap(ctx, piece.bytes.clone())).await?;
         let entry = LogEntry::new(piece.timeline, range, piece.sealed_at, &stored);
         ctx.run(self.inner.storage.create_own(&entry.key(&place), stored)).await?;
         Ok(entry)
@@ -86,7 +88,7 @@ impl Repository {
             }
             return Ok(());
         }
-        let stored = ctx.run(self.wrap(bytes)).await?;
+        let stored = ctx.run(self.wrap(ctx, bytes)).await?;
         ctx.run(self.inner.storage.create_own(&place.history(timeline, &stored), stored)).await
     }
 
@@ -257,10 +259,10 @@ impl Repository {
         Ok(found)
     }
 
-    /// One zstd frame, sealed to the repository's recipients.
-    async fn wrap(&self, content: Bytes) -> Result<Bytes> {
+    /// One zstd frame, sealed for those who may read the log.
+    async fn wrap(&self, ctx: &OpContext, content: Bytes) -> Result<Bytes> {
         let level = self.inner.cpu.level;
-        let recipients = self.recipients().to_vec();
+        let recipients = self.inner.log_recipients(ctx.now()).await?;
         let wrapped = self.inner.cpu.run(move || {
             let frame = compress(&content, level)?;
             if recipients.is_empty() { Ok(frame) } else { keys::seal(&recipients, &frame) }
@@ -269,25 +271,49 @@ impl Repository {
     }
 
     async fn unwrap(&self, stored: Bytes, limit: usize) -> Result<Bytes> {
-        let sealed = self.is_encrypted();
-        if sealed && !self.can_read_contents() {
-            return Err(self.inner.no_identity("the log is encrypted and no identity was given"));
+        if !self.is_encrypted() {
+            return self.inner.cpu.run(move || decompress(&stored, limit)).await?.map(Bytes::from);
         }
-        let identities = self.inner.options.identities.clone();
-        let opened = self.inner.cpu.run(move || {
-            if !sealed {
-                return Ok(decompress(&stored, limit));
+        if !self.can_read_contents() {
+            return Err(self.inner.no_identity("the log is encrypted and no identity was given", &[]).await);
+        }
+        let known = self.inner.log_keys.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut opened = self.open_piece(&stored, &known, limit).await?;
+        if matches!(opened, Err(age::DecryptError::NoMatchingKeys)) {
+            // A key that was not there, or not looked at, when another piece was read.
+            let now = self.inner.opened_log_keys().await?;
+            if now.len() > known.len() {
+                opened = self.open_piece(&stored, &now, limit).await?;
             }
-            let frame = keys::open_sealed(&stored, &identities.iter().collect::<Vec<_>>())?;
-            Ok(decompress(&frame, limit))
-        });
-        match opened.await? {
-            Ok(content) => content.map(Bytes::from),
+        }
+        match opened {
+            Ok(content) => content,
             Err(error @ age::DecryptError::NoMatchingKeys) => {
-                Err(self.inner.no_identity("none of the identities given opens the log").with_source(error))
+                let message = "none of the identities given opens the log";
+                Err(self.inner.no_identity(message, &[]).await.with_source(error))
             }
             Err(error) => Err(Error::corrupt("the piece of log is damaged").with_source(error)),
         }
+    }
+
+    /// Opens a piece with the keys of the log, or, as it was before there were any, with the identities themselves.
+    async fn open_piece(
+        &self,
+        stored: &Bytes,
+        log_keys: &Opened,
+        limit: usize,
+    ) -> Result<Result<Result<Bytes>, age::DecryptError>> {
+        let identities = self.inner.options.identities.clone();
+        let (stored, log_keys) = (stored.clone(), log_keys.clone());
+        self.inner
+            .cpu
+            .run(move || {
+                let keys: Vec<&Identity> =
+                    log_keys.values().rev().map(|k| k.as_ref()).chain(&identities).collect();
+                let frame = keys::open_sealed(&stored, &keys)?;
+                Ok(decompress(&frame, limit).map(Bytes::from))
+            })
+            .await
     }
 }
 

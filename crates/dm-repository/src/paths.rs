@@ -4,6 +4,7 @@ use std::fmt::Display;
 
 use dm_core::{BackupId, TargetName};
 use object_store::path::Path;
+use uuid::Uuid;
 
 /// `repository.json`.
 pub(crate) fn repository() -> Path {
@@ -68,6 +69,31 @@ pub(crate) fn keys(target: &TargetName, id: BackupId) -> Path {
 /// A key object.
 pub(crate) fn key(target: &TargetName, id: BackupId, generation: u32) -> Path {
     Path::from(format!("backups/{target}/{id}/keys/{generation:08}.age"))
+}
+
+/// The folder of the changes of recipients.
+pub(crate) fn recipients() -> Path {
+    Path::from("recipients")
+}
+
+/// A generation of recipients.
+pub(crate) fn recipients_record(generation: u32) -> Path {
+    Path::from(format!("recipients/{generation:08}.json"))
+}
+
+/// The folder of the log's keys.
+pub(crate) fn log_keys() -> Path {
+    Path::from("log-keys")
+}
+
+/// A log key, sealed to a generation of recipients.
+pub(crate) fn log_key(id: Uuid, generation: u32) -> Path {
+    Path::from(format!("log-keys/{id}/{generation:08}.age"))
+}
+
+/// What the host that made a log key knows it by.
+pub(crate) fn log_key_record(id: Uuid) -> Path {
+    Path::from(format!("log-keys/{id}/key.json"))
 }
 
 /// The folder of a target's tombstones.

@@ -1,6 +1,9 @@
 //! Mending a place from its copy: what a verification finds missing or damaged is put back, each object with its digest.
 
+use std::collections::BTreeSet;
+
 use dm_core::{Error, ErrorKind, Finding, Level, OpContext, Progress, Result};
+use object_store::path::Path;
 use serde::Serialize;
 
 use crate::index::PageReader;
@@ -8,7 +11,7 @@ use crate::lease::Purpose;
 use crate::reader::is_finding;
 use crate::repository::Repository;
 use crate::verify::{Expected, expected};
-use crate::{BackupHeader, paths};
+use crate::{BackupHeader, document, keys, paths};
 
 /// What a repair did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -69,9 +72,70 @@ impl Repository {
         let pages = PageReader { repository: std::sync::Arc::clone(&self.inner), target: target.clone() };
         let inventory = ctx.run(pages.inventory(header)).await?;
         for object in expected(target, &inventory) {
+            if object.key.as_ref().ends_with(".age") && self.has_later_key(ctx, &object.key).await? {
+                continue;
+            }
             self.mend_object(ctx, copy, &object, &mut report).await?;
         }
+        let owners: BTreeSet<_> = inventory.keys.iter().map(|k| k.id.backup).collect();
+        for owner in owners {
+            self.mend_keys(ctx, copy, &paths::keys(target, owner), &mut report).await?;
+        }
+        self.mend_keys(ctx, copy, &paths::recipients(), &mut report).await?;
         Ok(report)
+    }
+
+    /// Whether a key object is not missed, because a rewrap put another in its place and its keys were deleted.
+    async fn has_later_key(&self, ctx: &OpContext, key: &Path) -> Result<bool> {
+        if ctx.run(self.inner.storage.exists(key)).await? {
+            return Ok(false);
+        }
+        let folder = key.as_ref().rsplit_once('/').map_or("", |(folder, _)| folder);
+        let there = ctx.run(self.inner.storage.list(&Path::from(folder))).await?;
+        Ok(there.iter().any(|other| other.location > *key))
+    }
+
+    /// Puts back what a rewrap added and this place lost: key objects and records that only the copy has. No digest of them is
+    /// recorded, so what is here is replaced only where it cannot be what it should.
+    async fn mend_keys(
+        &self,
+        ctx: &OpContext,
+        copy: &Self,
+        folder: &Path,
+        report: &mut RepairReport,
+    ) -> Result<()> {
+        let mut here: Vec<Path> = Vec::new();
+        for object in ctx.run(self.inner.storage.list(folder)).await? {
+            report.objects += 1;
+            let bytes = ctx.run(self.inner.storage.get(&object.location)).await?;
+            if is_whole(&object.location, &bytes) {
+                here.push(object.location);
+                continue;
+            }
+            let Some(bytes) = ctx.run(copy.inner.storage.find(&object.location)).await? else { continue };
+            if is_whole(&object.location, &bytes) {
+                ctx.check()?;
+                self.inner.storage.delete(vec![object.location.clone()]).await?;
+                self.inner.storage.create_own(&object.location, bytes).await?;
+                report.mended.push(object.location.to_string());
+                here.push(object.location);
+            }
+        }
+        let newest = here.into_iter().max();
+        for object in ctx.run(copy.inner.storage.list(folder)).await? {
+            let key = object.location;
+            // What is older than the newest here was deleted here.
+            if newest.as_ref().is_some_and(|newest| key <= *newest) {
+                continue;
+            }
+            let bytes = ctx.run(copy.inner.storage.get(&key)).await?;
+            if is_whole(&key, &bytes) {
+                ctx.run(self.inner.storage.create(&key, bytes)).await?;
+                report.objects += 1;
+                report.mended.push(key.to_string());
+            }
+        }
+        Ok(())
     }
 
     async fn mend_object(
@@ -113,5 +177,13 @@ impl Repository {
         ctx.progress(Progress::Item(name.clone()));
         report.mended.push(name);
         Ok(())
+    }
+}
+
+/// Whether it can be what its name says: an age file, or a document whose digest holds.
+fn is_whole(key: &Path, bytes: &[u8]) -> bool {
+    match key.extension() {
+        Some("age") => keys::recipients_in(bytes).is_some_and(|n| n > 0),
+        _ => document::read::<serde_json::Value>(crate::recipients::FORMAT, bytes).is_ok(),
     }
 }

@@ -1,6 +1,6 @@
 //! A repository: made once, opened often.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,8 +16,9 @@ use uuid::Uuid;
 
 use crate::cpu::Cpu;
 use crate::error::is_transient;
+use crate::recipients::{History, RecipientsGeneration};
 use crate::storage::{Created, Storage, backoff};
-use crate::{Identity, RateLimit, Recipient, document, keys, paths};
+use crate::{Identity, RateLimit, Recipient, document, keys, log_keys, paths};
 
 const FORMAT: &str = "dm-repository";
 const MIN_PACK_BYTES: u64 = 64 << 10;
@@ -57,6 +58,9 @@ pub struct OpenOptions {
     /// Key of this host alone, for hosts that have neither of the above: it seals the journal of a running backup, so that a
     /// later run goes on with it. Without any key an interrupted backup of an encrypted repository begins anew.
     pub journal_identity: Option<Identity>,
+    /// The recipients that this host expects to seal to, as its configuration says; what the repository says is believed when
+    /// empty, as far as a key at hand proves it.
+    pub expected_recipients: Vec<Recipient>,
     /// zstd level, 1 to 19.
     pub zstd_level: i32,
     /// Threads that compress, hash and decompress.
@@ -73,6 +77,7 @@ impl Default for OpenOptions {
             identities: Vec::new(),
             index_identity: None,
             journal_identity: None,
+            expected_recipients: Vec::new(),
             zstd_level: 3,
             threads: std::thread::available_parallelism().map_or(2, std::num::NonZero::get),
             memory_bytes: 96 << 20,
@@ -111,6 +116,12 @@ pub(crate) struct Inner {
     pub(crate) cpu: Cpu,
     single_writer: bool,
     keys: Mutex<HashMap<BackupId, Arc<Identity>>>,
+    /// The generations of recipients, as they were last seen.
+    pub(crate) history: Mutex<Option<Arc<History>>>,
+    /// The key that log is sealed to here.
+    pub(crate) log_key: tokio::sync::Mutex<Option<log_keys::Own>>,
+    /// Log keys that were opened.
+    pub(crate) log_keys: Mutex<log_keys::Opened>,
 }
 
 impl fmt::Debug for Repository {
@@ -225,6 +236,9 @@ impl Repository {
             cpu,
             single_writer: !honours,
             keys: Mutex::new(HashMap::new()),
+            history: Mutex::new(None),
+            log_key: tokio::sync::Mutex::new(None),
+            log_keys: Mutex::new(BTreeMap::new()),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -259,12 +273,6 @@ impl Repository {
         self.inner.single_writer
     }
 
-    /// Who can read its backups; empty when unencrypted.
-    #[must_use]
-    pub fn recipients(&self) -> &[Recipient] {
-        self.inner.description.encryption.as_ref().map_or(&[], |e| &e.recipients)
-    }
-
     /// How long a lease lives by the store's clock.
     #[must_use]
     pub fn lease(&self) -> Duration {
@@ -277,27 +285,36 @@ impl Inner {
         Duration::from_secs(self.description.lease_seconds)
     }
 
-    /// Writes a backup's key object: its identity, to all recipients.
+    /// A secret of this host, whatever it is good for otherwise: it tells what the host wrote from what others put there.
+    pub(crate) fn host_secret(&self) -> Option<&Identity> {
+        let options = &self.options;
+        options
+            .index_identity
+            .as_ref()
+            .or_else(|| options.identities.first())
+            .or(options.journal_identity.as_ref())
+    }
+
+    /// Writes a backup's key object: its identity, to all recipients of a generation.
     pub(crate) async fn write_key(
         &self,
         target: &TargetName,
         id: BackupId,
         identity: &Identity,
-        encryption: &Encryption,
+        to: &RecipientsGeneration,
     ) -> Result<(u64, String)> {
-        let text = format!("{}\n", identity.to_secret_text().expose());
-        let sealed = Bytes::from(keys::seal(&encryption.recipients, text.as_bytes())?);
+        let sealed = log_keys::seal(identity, &to.recipients)?;
         let facts = (sealed.len() as u64, blake3::hash(&sealed).to_hex().to_string());
-        self.storage.create_own(&paths::key(target, id, 0), sealed).await?;
+        self.storage.create_own(&paths::key(target, id, to.generation), sealed).await?;
         Ok(facts)
     }
 
-    /// Content cannot be read here; the hint names the keys that open it.
-    pub(crate) fn no_identity(&self, message: &'static str) -> Error {
-        let wanted: Vec<String> =
-            self.description.encryption.iter().flat_map(|e| &e.recipients).map(ToString::to_string).collect();
-        Error::new(ErrorKind::Denied, message)
-            .with_hint(format!("give an identity (private key) of one of: {}", wanted.join(", ")))
+    /// The generations of recipients that a backup's key is sealed to, ascending.
+    pub(crate) async fn key_generations(&self, target: &TargetName, id: BackupId) -> Result<Vec<u32>> {
+        let (_, files) = self.storage.children(Some(&paths::keys(target, id))).await?;
+        let mut generations: Vec<u32> = files.iter().filter_map(|f| paths::number(f, "age")).collect();
+        generations.sort_unstable();
+        Ok(generations)
     }
 
     /// The identity of a backup, opened with one of ours.
@@ -306,47 +323,43 @@ impl Inner {
             return Ok(Arc::clone(key));
         }
         let ours: Vec<&Identity> = self.options.identities.iter().collect();
+        let generations = self.key_generations(target, id).await?;
         if ours.is_empty() {
-            return Err(self
-                .no_identity("the backup is encrypted and no identity was given")
-                .about(id.to_string()));
-        }
-        let folder = paths::keys(target, id);
-        let (_, files) = self.storage.children(Some(&folder)).await?;
-        let mut generations: Vec<u32> = files.iter().filter_map(|f| paths::number(f, "age")).collect();
-        generations.sort_unstable();
-        if generations.is_empty() {
-            return Err(Error::corrupt("the backup's key object is missing").about(folder.as_ref()));
+            let error =
+                self.no_identity("the backup is encrypted and no identity was given", &generations).await;
+            return Err(error.about(id.to_string()));
         }
         let mut last = None;
-        for generation in generations.into_iter().rev() {
-            let key = paths::key(target, id, generation);
+        for generation in generations.iter().rev() {
+            let key = paths::key(target, id, *generation);
             let sealed = self.storage.get(&key).await?;
             match keys::open_sealed(&sealed, &ours) {
                 Ok(text) => {
-                    let text =
-                        String::from_utf8(text).map_err(|_| Error::corrupt("the key object is not text"))?;
-                    let identity = Arc::new(Identity::from_text(&text).map_err(|e| {
-                        Error::corrupt("the key object holds no identity").about(key.as_ref()).with_source(e)
-                    })?);
+                    let identity = Arc::new(keys::identity_of(&text, &key)?);
                     self.keys
                         .lock()
                         .unwrap_or_else(PoisonError::into_inner)
                         .insert(id, Arc::clone(&identity));
                     return Ok(identity);
                 }
+                // Damage says more than a key that does not fit.
+                Err(age::DecryptError::NoMatchingKeys) if last.is_some() => {}
                 Err(error) => last = Some((key, error)),
             }
         }
         Err(match last {
             Some((_, error @ age::DecryptError::NoMatchingKeys)) => self
-                .no_identity("none of the identities given opens this backup")
+                .no_identity("none of the identities given opens this backup", &generations)
+                .await
                 .about(id.to_string())
                 .with_source(error),
-            Some((key, error)) => {
-                Error::corrupt("the backup's key object is damaged").about(key.as_ref()).with_source(error)
-            }
-            None => Error::corrupt("the backup's key object is missing").about(folder.as_ref()),
+            Some((key, error)) => Error::corrupt("the backup's key object is damaged")
+                .about(key.as_ref())
+                .with_hint("where there is a copy of the repository, \"dm backup repair\" mends it")
+                .with_source(error),
+            None => Error::corrupt("the backup's key object is missing")
+                .about(paths::keys(target, id).as_ref())
+                .with_hint("where there is a copy of the repository, \"dm backup repair\" puts it back"),
         })
     }
 }
@@ -430,8 +443,11 @@ async fn plant(store: &Arc<dyn ObjectStore>, ctx: &OpContext, document: Bytes) -
 
 /// Something in the place that no repository has.
 async fn foreign(storage: &Storage, ctx: &OpContext) -> Result<Option<String>> {
-    const OURS: [&str; 10] = [
+    const OURS: [&str; 13] = [
         "repository.json",
+        "recipients",
+        "log-keys",
+        "holds",
         "audit",
         "backups",
         "logs",

@@ -107,9 +107,9 @@ impl Repository {
                 }
             };
             ctx.progress(Progress::Phase { name: "resuming", total_bytes: Some(found.bytes) });
-            if let Some(sealed) = sealed {
+            if let (Some(sealed), Some(key)) = (sealed, &head.key) {
                 // Keys come first, also here.
-                let own = paths::key(&start.target, backup, 0);
+                let own = paths::key(&start.target, backup, key.generation);
                 ctx.run(self.inner.storage.create_own(&own, sealed)).await?;
             }
             return self.adopt(ctx, key, head, &found, backup, lease).await.map(Some);
@@ -182,10 +182,11 @@ impl Repository {
                 false => Ok(None),
             };
         };
-        if key.sealed_to != self.recipients() {
+        let current = self.inner.sealing().await?;
+        if key.generation != current.generation || key.sealed_to != current.recipients {
             return Err(Error::new(ErrorKind::Conflict, "it was encrypted to other recipients"));
         }
-        let path = paths::key(target, id, 0);
+        let path = paths::key(target, id, key.generation);
         let sealed = self.inner.storage.get(&path).await?;
         if sealed.len() as u64 != key.size || blake3::hash(&sealed).to_hex().as_str() != key.digest {
             return Err(Error::corrupt("its key object is not the one that was written").about(path.as_ref()));

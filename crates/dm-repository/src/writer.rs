@@ -68,6 +68,18 @@ pub struct BackupWriter {
     pub(crate) lease: Lease,
     pub(crate) start: BackupStart,
     pub(crate) keys: Vec<Stored>,
+    /// The generation of recipients that its key is sealed to; `None` in an unencrypted repository.
+    pub(crate) sealed_in: Option<u32>,
+    /// Its key, where this run made it.
+    pub(crate) identity: Option<Identity>,
+}
+
+/// What a writer is made of.
+struct Begun {
+    shared: Arc<Shared>,
+    keys: Vec<Stored>,
+    sealed_in: Option<u32>,
+    identity: Option<Identity>,
 }
 
 /// What the members being written share.
@@ -144,7 +156,14 @@ impl Repository {
             .run(Lease::take(&inner.storage, inner.lifetime(), Purpose::Backup, Some(&target), Some(backup)))
             .await?;
         match self.begin_under(ctx, &start, &lease, backup).await {
-            Ok((shared, keys)) => Ok(BackupWriter { shared, lease, start, keys }),
+            Ok(begun) => Ok(BackupWriter {
+                shared: begun.shared,
+                lease,
+                start,
+                keys: begun.keys,
+                sealed_in: begun.sealed_in,
+                identity: begun.identity,
+            }),
             Err(error) => {
                 lease.let_go().await;
                 Err(error)
@@ -158,7 +177,7 @@ impl Repository {
         start: &BackupStart,
         lease: &Lease,
         backup: BackupId,
-    ) -> Result<(Arc<Shared>, Vec<Stored>)> {
+    ) -> Result<Begun> {
         let inner = &self.inner;
         let target = start.target.clone();
         if self.single_writer() {
@@ -173,16 +192,21 @@ impl Repository {
             true => Box::pin(self.resume(ctx, start, backup, lease, parents_key)).await?,
             false => None,
         };
-        let head = match &resumed {
-            Some(resumed) => resumed.head.clone(),
+        let (head, identity) = match &resumed {
+            Some(resumed) => (resumed.head.clone(), None),
             None => self.new_head(ctx, start, backup, parents_key).await?,
         };
+        let sealed_in = head.key.as_ref().map(|key| key.generation);
         let hash_key = hash_key_of(&head.hash_key)?;
         let mut keys = Vec::new();
         let mut page_recipients = Vec::new();
         let pack_recipient = head.key.as_ref().map(|key| key.recipient.clone());
         if let (Some(key), Some(encryption)) = (&head.key, &inner.description.encryption) {
-            keys.push(Stored { id: PackId { backup, n: 0 }, size: key.size, digest: key.digest.clone() });
+            keys.push(Stored {
+                id: PackId { backup, n: key.generation },
+                size: key.size,
+                digest: key.digest.clone(),
+            });
             page_recipients = vec![key.recipient.clone(), encryption.index_recipient.clone()];
         }
         let (next_pack, next_page) = resumed.as_ref().map_or((0, 0), |r| (r.next_pack, r.next_page));
@@ -212,7 +236,7 @@ impl Repository {
             members: Mutex::new(Members::default()),
             read_bytes: AtomicU64::new(0),
         });
-        Ok((shared, keys))
+        Ok(Begun { shared, keys, sealed_in, identity })
     }
 
     /// What a backup that goes on from nothing begins with: a digest key, and in an encrypted repository its identity, which is
@@ -223,30 +247,33 @@ impl Repository {
         start: &BackupStart,
         backup: BackupId,
         hash_key: Option<[u8; 32]>,
-    ) -> Result<JournalHead> {
+    ) -> Result<(JournalHead, Option<Identity>)> {
         let inner = &self.inner;
         let hash_key = hash_key.unwrap_or_else(|| {
             let mut key = [0; 32];
             rand::rng().fill_bytes(&mut key);
             key
         });
-        let key = match &inner.description.encryption {
-            None => None,
-            Some(encryption) => {
+        let (key, identity) = match self.is_encrypted() {
+            false => (None, None),
+            true => {
                 let identity = Identity::generate();
-                let written = inner.write_key(&start.target, backup, &identity, encryption);
+                let to = ctx.run(inner.sealing()).await?;
+                let written = inner.write_key(&start.target, backup, &identity, &to);
                 let (size, digest) = ctx.run(written).await?;
-                let sealed_to = encryption.recipients.clone();
-                Some(BackupKey { size, digest, recipient: identity.recipient(), sealed_to })
+                let recipient = identity.recipient();
+                let (sealed_to, generation) = (to.recipients, to.generation);
+                (Some(BackupKey { size, digest, recipient, sealed_to, generation }), Some(identity))
             }
         };
-        Ok(JournalHead {
+        let head = JournalHead {
             repository: inner.description.id,
             target: start.target.clone(),
             kind: start.kind,
             hash_key: hex::encode(hash_key),
             key,
-        })
+        };
+        Ok((head, identity))
     }
 
     fn check_start(&self, start: &BackupStart) -> Result<()> {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
 use data_manager::{ByteSize, EngineId, Period, TargetName, TenantFilter};
 
+use super::keys::KeyArgs;
 use super::places::{CopyArgs, RepairArgs};
 use super::{ApplyArgs, DrillArgs, LinesArgs};
 
@@ -414,39 +415,4 @@ pub(crate) enum FormatArg {
 pub(crate) struct SizeArgs {
     #[command(flatten)]
     pub(crate) target: TargetArg,
-}
-
-/// Makes keys for encrypted repositories.
-///
-/// A repository is encrypted to public keys; reading its content needs the secret key.
-#[derive(Args, Debug)]
-pub(crate) struct KeyArgs {
-    #[command(subcommand)]
-    pub(crate) command: KeyCommand,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum KeyCommand {
-    New(NewKeyArgs),
-}
-
-/// Makes a new key: a secret file, an index key beside it, and a public text for the configuration.
-///
-/// The secret key is needed for every restore: keep it where the database is not. The index key (the same name with
-/// .index) stays with the database: it lets incremental backups see what changed, and reads no content. Existing files
-/// are never overwritten.
-#[derive(Args, Debug)]
-pub(crate) struct NewKeyArgs {
-    /// The file for the secret key.
-    ///
-    /// Readable by the owner only.
-    #[arg(short, long, value_name = "FILE", default_value = "dm.key", value_hint = ValueHint::FilePath)]
-    pub(crate) out: PathBuf,
-
-    /// A file whose first line is a passphrase that protects the key.
-    ///
-    /// Without it the environment variable DM_KEY_PASSPHRASE is used; without either the file is not protected by a
-    /// passphrase.
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub(crate) passphrase_file: Option<PathBuf>,
 }

@@ -4,11 +4,12 @@ mod audit;
 mod backup;
 mod drill;
 mod general;
+mod keys;
 mod log;
 mod places;
 mod restore;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, ValueHint};
 
@@ -18,11 +19,12 @@ pub(crate) use audit::{
     AuditArgs, AuditCommand, AuditKeyArgs, AuditVerifyArgs, CheckpointArgs, EraseArgs, LogArgs, ProveArgs,
 };
 pub(crate) use backup::{
-    BackupArgs, BackupCommand, DeleteArgs, ExpireArgs, ExportArgs, FormatArg, KeyCommand, KindArg, LevelArg,
-    ListArgs, ModeArg, NewKeyArgs, PinArgs, RunArgs, ShowArgs, SizeArgs, VerifyArgs,
+    BackupArgs, BackupCommand, DeleteArgs, ExpireArgs, ExportArgs, FormatArg, KindArg, LevelArg, ListArgs,
+    ModeArg, PinArgs, RunArgs, ShowArgs, SizeArgs, VerifyArgs,
 };
 pub(crate) use drill::DrillArgs;
 pub(crate) use general::{CompletionsArgs, DemoArgs, InitArgs, ManArgs, ProgramArg, QueryArgs};
+pub(crate) use keys::{KeyArgs, KeyCommand, NewKeyArgs, RewrapArgs};
 pub(crate) use log::{
     DropSlotArgs, FetchArgs, LogCommand, LogShippingArgs, LogStatusArgs, PushArgs, ShipArgs,
 };
@@ -94,6 +96,16 @@ impl Command {
             Self::Backup(BackupArgs { command: BackupCommand::Run(run) }) => run.rate_limit,
             Self::Restore(restore) => restore.rate_limit,
             _ => None,
+        }
+    }
+
+    /// The files of secret keys that were given beside those of the configuration, and the file of their passphrase.
+    pub(crate) fn identities(&self) -> (&[PathBuf], Option<&Path>) {
+        match self {
+            Self::Backup(BackupArgs {
+                command: BackupCommand::Key(KeyArgs { command: KeyCommand::Rewrap(args) }),
+            }) => (&args.identities, args.passphrase_file.as_deref()),
+            _ => (&[], None),
         }
     }
 

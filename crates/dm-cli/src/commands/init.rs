@@ -99,7 +99,7 @@ async fn make_key(session: &mut Session, config: &Path, url: &str) -> Result<New
     let folder = config.parent().unwrap_or(Path::new("."));
     let given = session.global.config.replace(config.to_owned());
     let before = session.env.insert(VARIABLE.to_owned(), url.to_owned());
-    let dm = session.manager(None);
+    let dm = session.manager(None, (&[], None));
     session.global.config = given;
     match before {
         Some(before) => session.env.insert(VARIABLE.to_owned(), before),

@@ -28,7 +28,7 @@ pub(crate) async fn execute(session: &mut Session, command: Command) -> Result<E
         Command::Man(args) => return pages::man(session, &args),
         _ => {}
     }
-    let dm = session.manager(command.rate_limit())?;
+    let dm = session.manager(command.rate_limit(), command.identities())?;
     let result = match command {
         Command::Doctor => Box::pin(doctor::run(session, &dm)).await,
         Command::Status => Box::pin(status::run(session, &dm)).await,

@@ -24,6 +24,8 @@ const PAGES: &[&[&str]] = &[
     &["backup", "size"],
     &["backup", "key"],
     &["backup", "key", "new"],
+    &["backup", "key", "list"],
+    &["backup", "key", "rewrap"],
     &["restore"],
     &["restore", "release"],
     &["log"],

@@ -12,6 +12,7 @@ mod errors;
 mod exits;
 mod harness;
 mod help;
+mod keys;
 mod log;
 mod pages;
 mod places;

@@ -12,7 +12,7 @@ use object_store::ObjectStore;
 
 use crate::support::*;
 
-fn store(folder: &Path) -> Result<Arc<dyn ObjectStore>> {
+pub fn store(folder: &Path) -> Result<Arc<dyn ObjectStore>> {
     open_store(&StoreLocation::folder(folder), &StoreOptions::default())
 }
 
@@ -92,7 +92,7 @@ async fn a_folder_that_cannot_be_used_says_why() {
 }
 
 /// A program of the oracle is missing: skipped loudly, a failure in CI.
-fn missing_tools() -> bool {
+pub fn missing_tools() -> bool {
     let missing: Vec<&str> = ["python3", "zstd", "age"]
         .into_iter()
         .filter(|tool| Command::new(tool).arg("--version").output().is_err())
@@ -225,7 +225,7 @@ async fn an_independent_reader_reads_the_log() {
     }
 }
 
-fn copy(from: &Path, to: &Path) {
+pub fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
@@ -238,12 +238,12 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-fn fixture() -> PathBuf {
+pub fn fixture() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/v1")
 }
 
 /// What the fixtures hold; never to be changed.
-fn golden() -> (Vec<Sample>, Vec<Sample>) {
+pub fn golden() -> (Vec<Sample>, Vec<Sample>) {
     let text = |n: usize| (0..n).map(|i| format!("row {i}\n")).collect::<String>().into_bytes();
     let mut file = text(3000);
     file.resize(40_000, 0);

@@ -20,6 +20,7 @@ mod model;
 mod races;
 mod rate;
 mod resume;
+mod rewrap;
 mod round_trip;
 mod sparse;
 mod store;

@@ -10,10 +10,25 @@ standard library.
 import os
 import subprocess
 import sys
+import tempfile
 
 root, target, stream, timeline = sys.argv[1:5]
 at, end = int(sys.argv[5], 16), int(sys.argv[6], 16)
 identity = sys.argv[7] if len(sys.argv) > 7 else None
+
+keys = tempfile.NamedTemporaryFile()
+if identity:
+    # The keys of the log, each in an age file to the recipients of a generation; the identity that it was given opens what was
+    # sealed before there were any.
+    with open(identity, "rb") as f:
+        keys.write(f.read() + b"\n")
+    for folder, _, files in os.walk(os.path.join(root, "log-keys")):
+        for file in sorted((f for f in files if f.endswith(".age")), reverse=True):
+            opened = subprocess.run(["age", "-d", "-i", identity, os.path.join(folder, file)], capture_output=True)
+            if opened.returncode == 0:
+                keys.write(opened.stdout)
+                break
+    keys.flush()
 
 pieces = []
 for folder, _, files in os.walk(os.path.join(root, "logs", target, stream, f"{int(timeline):08X}")):
@@ -31,7 +46,7 @@ while at < end:
     with open(path, "rb") as f:
         data = f.read()
     if identity:
-        data = subprocess.run(["age", "-d", "-i", identity], input=data, stdout=subprocess.PIPE, check=True).stdout
+        data = subprocess.run(["age", "-d", "-i", keys.name], input=data, stdout=subprocess.PIPE, check=True).stdout
     data = subprocess.run(["zstd", "-d"], input=data, stdout=subprocess.PIPE, check=True).stdout
     assert len(data) == last - first, path
     sys.stdout.buffer.write(data[at - first:min(end, last) - first])

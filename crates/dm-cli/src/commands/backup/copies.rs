@@ -1,11 +1,11 @@
-//! `dm backup export` and `dm backup key new`: what leaves the repository as files of its own.
+//! `dm backup export`: what leaves the repository as files of its own.
 
 use data_manager::backup::{ExportFormat, ExportedFile};
-use data_manager::{BackupId, DataManager, NewKey, Result};
+use data_manager::{BackupId, DataManager, Result};
 use serde::Serialize;
 
 use super::views::short;
-use crate::args::{ExportArgs, FormatArg, NewKeyArgs};
+use crate::args::{ExportArgs, FormatArg};
 use crate::exit::Exit;
 use crate::output::text;
 use crate::session::Session;
@@ -46,33 +46,4 @@ pub(super) async fn export(session: &mut Session, dm: &DataManager, args: Export
     ))?;
     session.out.say("the files are not encrypted")?;
     Ok(Exit::Done)
-}
-
-pub(super) async fn new_key(session: &mut Session, dm: &DataManager, args: NewKeyArgs) -> Result<Exit> {
-    let passphrase = session.passphrase(args.passphrase_file.as_deref())?;
-    let ctx = session.quiet_context(dm);
-    let key = dm.backup().new_key(&ctx, &session.folder.join(&args.out), passphrase.as_ref()).await?;
-    session.out.document("key", &[("key", &key)])?;
-    tell_key(session, &key)?;
-    session.out.say("")?;
-    session.out.heading("For the configuration")?;
-    session.out.say("  [repository]")?;
-    session.out.say(format!("  recipients = [\"{}\"]", key.recipient))?;
-    session.out.say(format!("  index_identity_file = \"{}\"", key.index_path.display()))?;
-    session
-        .out
-        .say(format!("  identity_files = [\"{}\"]    # only where restores are made", key.path.display()))?;
-    Ok(Exit::Done)
-}
-
-/// Where the key is, and what to do with it.
-pub(crate) fn tell_key(session: &mut Session, key: &NewKey) -> Result<()> {
-    let protected =
-        if key.protected { "protected by the passphrase" } else { "not protected by a passphrase" };
-    session.out.facts(&[
-        ("secret key", format!("{} ({protected})", key.path.display())),
-        ("index key", key.index_path.display().to_string()),
-        ("public key", key.recipient.to_string()),
-    ])?;
-    session.out.say("Every restore needs the secret key: keep a copy of it where the database is not.")
 }

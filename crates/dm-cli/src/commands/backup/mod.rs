@@ -3,6 +3,7 @@
 mod change;
 mod copies;
 mod drill;
+mod keys;
 mod look;
 mod places;
 mod run;
@@ -15,7 +16,7 @@ use crate::args::{BackupArgs, BackupCommand, KeyCommand};
 use crate::exit::Exit;
 use crate::session::Session;
 
-pub(crate) use copies::tell_key;
+pub(crate) use keys::tell_key;
 pub(crate) use look::table;
 pub(crate) use views::{MadeBackup, short};
 
@@ -35,7 +36,9 @@ pub(crate) async fn run(session: &mut Session, dm: &DataManager, args: BackupArg
         BackupCommand::Export(args) => copies::export(session, dm, args).await,
         BackupCommand::Size(args) => look::size(session, dm, args).await,
         BackupCommand::Key(args) => match args.command {
-            KeyCommand::New(args) => copies::new_key(session, dm, args).await,
+            KeyCommand::New(args) => keys::new_key(session, dm, args).await,
+            KeyCommand::List => keys::list(session, dm).await,
+            KeyCommand::Rewrap(args) => keys::rewrap(session, dm, args).await,
         },
     }
 }

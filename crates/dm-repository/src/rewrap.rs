@@ -1,0 +1,460 @@
+//! Changing who can read (§4): a new generation of recipients, and for every backup and log key one small object more. Packs, pages and
+//! pieces of log are never touched.
+//!
+//! The record comes first, so that whatever is written from then on is sealed to the new recipients; then everything that stands
+//! there is brought along. Interrupted anywhere, the next run does what is left.
+
+use dm_core::{BackupId, Effect, Error, ErrorKind, OpContext, Progress, Result};
+use futures::{StreamExt, TryStreamExt};
+use object_store::path::Path;
+use serde::{Deserialize, Serialize};
+
+use crate::lease::{Lease, Purpose};
+use crate::recipients::{self, FORMAT, RecipientsGeneration, Record, listed, same};
+use crate::repository::Repository;
+use crate::storage::Created;
+use crate::{BackupHeader, Identity, LeftBackup, Recipient, document, keys, log_keys, paths};
+
+/// Backups looked at, or rewrapped, at once.
+const AT_ONCE: usize = 16;
+/// Backups that are committed while others are rewrapped are found by looking again, so often at most.
+const LOOKS: usize = 8;
+
+/// Whom the repository is to be sealed to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RewrapRequest {
+    /// All recipients; the present ones when empty.
+    pub recipients: Vec<Recipient>,
+    /// Recipients that are added to those.
+    pub add: Vec<Recipient>,
+    /// Recipients that are taken out of them.
+    pub remove: Vec<Recipient>,
+    /// Makes a new generation, also where the recipients stay the same.
+    pub renew: bool,
+    /// Deletes the key objects of earlier generations, so that removed keys open nothing that is still in the store.
+    pub delete_old: bool,
+    /// Why; stands in the record.
+    pub reason: String,
+}
+
+/// What a rewrap would do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RewrapPlan {
+    /// What was asked for.
+    pub request: RewrapRequest,
+    /// The generation that counts at present.
+    pub current: u32,
+    /// The generation that will count; the same where the recipients stay.
+    pub generation: u32,
+    /// Its recipients.
+    pub recipients: Vec<Recipient>,
+    /// Those that the present generation lacks.
+    pub added: Vec<Recipient>,
+    /// Those of the present generation that it lacks.
+    pub removed: Vec<Recipient>,
+    /// Backups whose key will be sealed to it.
+    pub backups: Vec<BackupId>,
+    /// Backups that are sealed to it already.
+    pub present: u64,
+    /// Backups that none of the keys here opens: they stay as they are.
+    pub left: Vec<LeftBackup>,
+    /// Keys of the log that will be sealed to it.
+    pub log_keys: u64,
+    /// Keys of the log that none of the keys here opens.
+    pub log_keys_left: u64,
+    /// What a person should know before.
+    pub warnings: Vec<String>,
+}
+
+impl RewrapPlan {
+    /// Whether there is nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.generation == self.current
+            && self.backups.is_empty()
+            && self.log_keys == 0
+            && !self.request.delete_old
+    }
+}
+
+/// What a rewrap did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct RewrapReport {
+    /// The generation that counts now.
+    pub generation: u32,
+    /// Its recipients.
+    pub recipients: Vec<Recipient>,
+    /// Backups whose key was sealed to it.
+    pub rewrapped: Vec<BackupId>,
+    /// Backups that none of the keys here opens, or that could not be done.
+    pub left: Vec<LeftBackup>,
+    /// Keys of the log that were sealed to it.
+    pub log_keys: u64,
+    /// Keys of the log that none of the keys here opens.
+    pub log_keys_left: u64,
+    /// Key objects of earlier generations that were deleted.
+    pub deleted: u64,
+}
+
+impl RewrapReport {
+    /// Whether everything can be read by the newest recipients.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.left.is_empty() && self.log_keys_left == 0
+    }
+}
+
+/// A backup as its key objects show it.
+pub(crate) struct Wrapped {
+    pub(crate) header: BackupHeader,
+    /// Ascending.
+    pub(crate) generations: Vec<u32>,
+}
+
+impl Repository {
+    /// Says what changing the recipients would do. Opens every key that is to be sealed anew, and changes nothing.
+    ///
+    /// # Errors
+    /// `Unsupported` in an unencrypted repository; `Denied` without a private key, or when those given open nothing; `Invalid` recipients;
+    /// `Corrupt`; the store's.
+    pub async fn plan_rewrap(&self, ctx: &OpContext, request: &RewrapRequest) -> Result<RewrapPlan> {
+        self.check_rewrap().await?;
+        let history = ctx.run(self.inner.history()).await?;
+        let current = history.current();
+        let recipients = self.wanted(request, &current.recipients)?;
+        let changes = request.renew || !same(&recipients, &current.recipients);
+        let generation = if changes { current.generation + 1 } else { current.generation };
+        let without = |list: &[Recipient], of: &[Recipient]| -> Vec<Recipient> {
+            of.iter().filter(|r| !list.contains(r)).cloned().collect()
+        };
+        let (added, removed) =
+            (without(&current.recipients, &recipients), without(&recipients, &current.recipients));
+        let mut plan = RewrapPlan {
+            request: request.clone(),
+            current: current.generation,
+            generation,
+            added,
+            removed,
+            recipients,
+            backups: Vec::new(),
+            present: 0,
+            left: Vec::new(),
+            log_keys: 0,
+            log_keys_left: 0,
+            warnings: Vec::new(),
+        };
+        for wrapped in self.wrapped(ctx).await? {
+            if wrapped.generations.contains(&generation) {
+                plan.present += 1;
+                continue;
+            }
+            let header = &wrapped.header;
+            match ctx.run(self.inner.backup_key(&header.target, header.id)).await {
+                Ok(_) => plan.backups.push(header.id),
+                Err(error) if is_of_one(&error) => plan.left.push(left(header, &error)),
+                Err(error) => return Err(error),
+            }
+        }
+        let opened = ctx.run(self.inner.opened_log_keys()).await?;
+        for (id, generations) in ctx.run(self.inner.log_key_objects()).await? {
+            if generations.contains(&generation) {
+                continue;
+            }
+            *(if opened.contains_key(&id) { &mut plan.log_keys } else { &mut plan.log_keys_left }) += 1;
+        }
+        if plan.backups.is_empty() && plan.present == 0 && !plan.left.is_empty() {
+            let message = "none of the identities given opens any backup";
+            return Err(self.inner.no_identity(message, &[current.generation]).await);
+        }
+        self.warn(&mut plan);
+        Ok(plan)
+    }
+
+    /// Does what a plan says. Backups that are committed meanwhile are brought along.
+    ///
+    /// # Errors
+    /// `Conflict` when the recipients were changed since the plan was made; those of [`plan_rewrap`](Self::plan_rewrap); effect `Partial` when
+    /// the new recipients count and not everything was brought along: run it again.
+    ///
+    /// # Cancellation
+    /// Safe at any point; the next rewrap does what is left.
+    pub async fn apply_rewrap(&self, ctx: &OpContext, plan: &RewrapPlan) -> Result<RewrapReport> {
+        self.check_rewrap().await?;
+        let (storage, lifetime) = (&self.inner.storage, self.inner.lifetime());
+        let lease = ctx.run(Lease::take(storage, lifetime, Purpose::Backup, None, None)).await?;
+        let done = self.rewrap_under(ctx, plan, &lease).await;
+        lease.let_go().await;
+        done
+    }
+
+    async fn rewrap_under(&self, ctx: &OpContext, plan: &RewrapPlan, lease: &Lease) -> Result<RewrapReport> {
+        if self.single_writer() {
+            self.refuse_others(lease).await?;
+        }
+        let history = ctx.run(self.inner.history()).await?;
+        let now = history.current();
+        // A run that died behind the record made what was planned.
+        let made = now.generation == plan.generation && same(&now.recipients, &plan.recipients);
+        if !made {
+            if now.generation != plan.current || plan.generation == plan.current {
+                return Err(stale());
+            }
+            ctx.check()?;
+            self.put_generation(ctx, plan, &history).await?;
+        }
+        let generation = ctx.run(self.inner.history()).await?.current().clone();
+        let mut report = RewrapReport {
+            generation: generation.generation,
+            recipients: generation.recipients.clone(),
+            ..RewrapReport::default()
+        };
+        self.bring_along(ctx, &generation, plan.request.delete_old, &mut report).await.map_err(|error| {
+            let hint = "run the rewrap again: it does what is left";
+            let hint = error.hint().map_or_else(|| hint.to_owned(), |first| format!("{first}; {hint}"));
+            error.with_effect(Effect::Partial).with_hint(hint)
+        })?;
+        Ok(report)
+    }
+
+    async fn put_generation(
+        &self,
+        ctx: &OpContext,
+        plan: &RewrapPlan,
+        history: &recipients::History,
+    ) -> Result<()> {
+        let mut record = Record {
+            repository: self.id(),
+            generation: plan.generation,
+            previous: history.digest.clone(),
+            recipients: plan.recipients.clone(),
+            at: ctx.now(),
+            by: ctx.actor().name.clone(),
+            reason: plan.request.reason.clone(),
+            proofs: Vec::new(),
+        };
+        let options = &self.inner.options;
+        for identity in options.index_identity.iter().chain(&options.identities) {
+            record.prove(identity);
+        }
+        let key = paths::recipients_record(plan.generation);
+        match ctx.run(self.inner.storage.create(&key, document::write(FORMAT, &record)?)).await? {
+            Created::Ours => Ok(()),
+            Created::Taken => Err(stale()),
+        }
+    }
+
+    /// Seals to the newest recipients whatever is not yet.
+    async fn bring_along(
+        &self,
+        ctx: &OpContext,
+        generation: &RecipientsGeneration,
+        delete_old: bool,
+        report: &mut RewrapReport,
+    ) -> Result<()> {
+        ctx.progress(Progress::Phase { name: "rewrapping", total_bytes: None });
+        for _ in 0..LOOKS {
+            let behind: Vec<Wrapped> = self
+                .wrapped(ctx)
+                .await?
+                .into_iter()
+                .filter(|w| !w.generations.contains(&generation.generation))
+                .filter(|w| report.left.iter().all(|left| left.id != w.header.id))
+                .collect();
+            if behind.is_empty() {
+                break;
+            }
+            let mut done = futures::stream::iter(behind)
+                .map(|wrapped| async move {
+                    let sealed = ctx.run(self.rewrap_one(&wrapped.header, generation)).await?;
+                    Ok::<_, Error>((wrapped.header, sealed))
+                })
+                .buffer_unordered(AT_ONCE);
+            while let Some((header, sealed)) = done.try_next().await? {
+                match sealed {
+                    Ok(()) => {
+                        ctx.progress(Progress::Item(header.id.to_string()));
+                        report.rewrapped.push(header.id);
+                    }
+                    Err(error) => report.left.push(left(&header, &error)),
+                }
+            }
+        }
+        let opened = ctx.run(self.inner.opened_log_keys()).await?;
+        for (id, generations) in ctx.run(self.inner.log_key_objects()).await? {
+            if generations.contains(&generation.generation) {
+                continue;
+            }
+            match opened.get(&id) {
+                Some(identity) => {
+                    ctx.run(self.inner.rewrap_log_key(id, identity, generation)).await?;
+                    report.log_keys += 1;
+                }
+                None => report.log_keys_left += 1,
+            }
+        }
+        if delete_old {
+            self.delete_old(ctx, generation, report).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives the error of a backup that cannot be opened; others end the rewrap.
+    async fn rewrap_one(
+        &self,
+        header: &BackupHeader,
+        generation: &RecipientsGeneration,
+    ) -> Result<Result<()>> {
+        let identity = match self.inner.backup_key(&header.target, header.id).await {
+            Err(error) if is_of_one(&error) => return Ok(Err(error)),
+            opened => opened?,
+        };
+        let sealed = log_keys::seal(&identity, &generation.recipients)?;
+        let key = paths::key(&header.target, header.id, generation.generation);
+        // Another program may seal it to the same recipients at the same time: its object is as good.
+        self.inner.storage.create(&key, sealed).await.map(|_| Ok(()))
+    }
+
+    /// Deletes key objects of earlier generations where that of the newest is known to hold the same key.
+    async fn delete_old(
+        &self,
+        ctx: &OpContext,
+        generation: &RecipientsGeneration,
+        report: &mut RewrapReport,
+    ) -> Result<()> {
+        let ours: Vec<&Identity> = self.inner.options.identities.iter().collect();
+        let mut going = Vec::new();
+        for Wrapped { header, generations } in self.wrapped(ctx).await? {
+            let newest = paths::key(&header.target, header.id, generation.generation);
+            let older = generations.iter().filter(|g| **g < generation.generation);
+            let older: Vec<Path> = older.map(|g| paths::key(&header.target, header.id, *g)).collect();
+            if older.is_empty() || !generations.contains(&generation.generation) {
+                continue;
+            }
+            let known = ctx.run(self.inner.backup_key(&header.target, header.id)).await;
+            let sealed = ctx.run(self.inner.storage.get(&newest)).await?;
+            let number = keys::recipients_in(&sealed);
+            let opened = keys::open_sealed(&sealed, &ours).ok();
+            let opened = opened.and_then(|text| keys::identity_of(&text, &newest).ok());
+            match (known, opened) {
+                (Ok(known), Some(opened)) if known.recipient() == opened.recipient() => going.extend(older),
+                // Written by this very run, for keys that are not here: it is what was sent, byte for byte.
+                (Ok(_), None)
+                    if report.rewrapped.contains(&header.id) && number == Some(generation.recipients.len()) =>
+                {
+                    going.extend(older);
+                }
+                _ => report.left.push(LeftBackup {
+                    target: header.target.clone(),
+                    id: header.id,
+                    reason: format!(
+                        "its older key objects stay: none of the keys here opens that of generation {}; give an identity of one of: {}",
+                        generation.generation,
+                        listed(&generation.recipients)
+                    ),
+                }),
+            }
+        }
+        for (id, generations) in ctx.run(self.inner.log_key_objects()).await? {
+            let newest = generation.generation;
+            let is_readable = ctx.run(self.inner.open_log_key(id, &[newest])).await?.is_some();
+            if generations.contains(&newest) && is_readable {
+                going.extend(generations.iter().filter(|g| **g < newest).map(|g| paths::log_key(id, *g)));
+            }
+        }
+        ctx.check()?;
+        report.deleted = going.len() as u64;
+        self.inner.storage.delete(going).await
+    }
+
+    /// Whole backups with the generations that each is sealed to.
+    pub(crate) async fn wrapped(&self, ctx: &OpContext) -> Result<Vec<Wrapped>> {
+        let listing = self.list(ctx, None).await?;
+        let looks = listing.backups.into_iter().filter(|h| h.encrypted).map(|header| async move {
+            let generations = self.inner.key_generations(&header.target, header.id).await?;
+            Ok::<_, Error>(Wrapped { header, generations })
+        });
+        ctx.run(futures::stream::iter(looks).buffered(AT_ONCE).try_collect()).await
+    }
+
+    async fn check_rewrap(&self) -> Result<()> {
+        if !self.is_encrypted() {
+            return Err(Error::unsupported("the repository is not encrypted: there is nothing to rewrap")
+                .with_hint("an encrypted repository is made anew, with recipients in its configuration"));
+        }
+        if self.inner.options.identities.is_empty() {
+            let error = self
+                .inner
+                .no_identity("a rewrap opens every backup's key, and no private key was given", &[]);
+            return Err(error.await);
+        }
+        Ok(())
+    }
+
+    fn wanted(&self, request: &RewrapRequest, current: &[Recipient]) -> Result<Vec<Recipient>> {
+        let base = if request.recipients.is_empty() { current } else { &request.recipients };
+        if let Some(unknown) = request.remove.iter().find(|r| !base.contains(r)) {
+            return Err(Error::invalid(format!("{unknown} cannot be removed: it is no recipient"))
+                .with_hint(format!("the recipients are: {}", listed(base))));
+        }
+        if let Some(both) = request.add.iter().find(|r| request.remove.contains(r)) {
+            return Err(Error::invalid(format!("{both} is to be added and removed at once")));
+        }
+        let mut wanted: Vec<Recipient> = Vec::new();
+        for recipient in base.iter().chain(&request.add) {
+            if !request.remove.contains(recipient) && !wanted.contains(recipient) {
+                wanted.push(recipient.clone());
+            }
+        }
+        if wanted.is_empty() {
+            return Err(Error::invalid("nobody would be left who can read the backups")
+                .with_hint("add another recipient in the same step, with --add"));
+        }
+        let index = self.inner.description.encryption.as_ref().map(|e| &e.index_recipient);
+        if let Some(index) = wanted.iter().find(|r| Some(*r) == index) {
+            return Err(Error::invalid(format!(
+                "{index} is the index key of this repository: it cannot be a recipient"
+            ))
+            .with_hint("hosts that back up hold the index key; what it opens is no secret from them"));
+        }
+        Ok(wanted)
+    }
+
+    fn warn(&self, plan: &mut RewrapPlan) {
+        let options = &self.inner.options;
+        if !plan.recipients.iter().any(|r| options.identities.iter().any(|i| i.recipient() == *r)) {
+            plan.warnings.push(
+                "none of the private keys here will open what is made from now on: make sure that somebody has the new one, and keep the old one until a restore was tried".to_owned(),
+            );
+        }
+        if plan.generation != plan.current && options.index_identity.is_none() {
+            plan.warnings.push(
+                "the index key is not here to prove the change: every host that backs up must name the new recipients in its configuration".to_owned(),
+            );
+        }
+        if !plan.removed.is_empty() {
+            plan.warnings.push(
+                "whoever had a removed key and read the store before may have kept what it opens: a removed key opens nothing new, but what it could open once cannot be called back".to_owned(),
+            );
+            if !plan.request.delete_old {
+                plan.warnings.push(
+                    "the older key objects stay, and a removed key still opens the backups that were made before: --delete-old removes them when the new ones are in place".to_owned(),
+                );
+            }
+        }
+    }
+}
+
+fn stale() -> Error {
+    Error::new(ErrorKind::Conflict, "somebody else changed the recipients meanwhile")
+        .with_hint("look at \"dm backup key list\", and plan again")
+}
+
+/// Whether the other backups can be done all the same.
+fn is_of_one(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Denied | ErrorKind::Corrupt | ErrorKind::NotFound)
+}
+
+fn left(header: &BackupHeader, error: &Error) -> LeftBackup {
+    let hint = error.hint().map(|hint| format!("; {hint}")).unwrap_or_default();
+    LeftBackup { target: header.target.clone(), id: header.id, reason: format!("{error}{hint}") }
+}
