@@ -237,6 +237,7 @@ fn store_options(place: &PlaceConfig) -> StoreOptions {
         allow_http: place.allow_http,
         sse: place.sse.clone(),
         storage_class: place.storage_class.clone(),
+        object_lock: place.object_lock,
         credentials_file: place.credentials_file.clone(),
     }
 }

@@ -29,6 +29,7 @@ mod doctor;
 mod drills;
 mod engines;
 mod health;
+mod holds;
 mod keys;
 mod logs;
 mod manager;

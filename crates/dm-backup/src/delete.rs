@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::expire::{ExpireReport, headers};
 use crate::keep::Soundness;
 use crate::list::referrers;
-use crate::record::{is_complete, of_target, pinned, soundness};
+use crate::record::{held, is_complete, of_target, pinned, soundness};
 use crate::select::find;
 use crate::{BackupService, Selector};
 
@@ -129,6 +129,10 @@ fn refuse(listing: &Listing, going: &[BackupHeader]) -> Result<()> {
         if pinned(listing, header.id) {
             reasons.push(format!("{} is pinned", header.id));
             mends.insert("unpin it first".to_owned());
+        }
+        if let Some(reason) = held(listing, header.id) {
+            reasons.push(format!("{} is held ({reason})", header.id));
+            mends.insert("release its holds first, with a reason: \"dm backup release\"".to_owned());
         }
         let staying: Vec<&BackupId> =
             referrers.get(&header.id).into_iter().flatten().filter(|id| !ids.contains(id)).collect();

@@ -6,7 +6,7 @@
 //! - The rules are a *union*: a rule can only keep, so adding one never deletes more.
 //! - Deciding is idempotent: what stays after the deletions is kept again.
 //! - What a kept backup references stays, whatever the rules say of it.
-//! - Pinned backups, the newest one, the newest undamaged one, and `min_verified_full` full ones stay, whatever dates and
+//! - Held and pinned backups, the newest one, the newest undamaged one, and `min_verified_full` full ones stay, whatever dates and
 //!   clocks say. A backup dated in the future is not judged at all: it stays, and takes nobody's place.
 //! - Ages are measured from the newest backup (or now, if that is earlier): when backups stop being made, or a clock
 //!   leaps ahead, nothing expires on that account.
@@ -121,6 +121,8 @@ pub struct Candidate {
     pub soundness: Soundness,
     /// Whether somebody pinned it.
     pub pinned: bool,
+    /// Why it is held, where it is.
+    pub held: Option<String>,
     /// Bytes in its own folder.
     pub stored_bytes: u64,
 }
@@ -134,6 +136,11 @@ pub enum KeepReason {
     Newest,
     /// Somebody pinned it.
     Pinned,
+    /// It is under a legal hold.
+    Held {
+        /// The holds, with their reasons.
+        reason: String,
+    },
     /// One of the verified full ones that always stay, or an unverified one in the place of a missing one.
     Minimum,
     /// One of the newest full ones.
@@ -182,6 +189,7 @@ impl fmt::Display for KeepReason {
         match self {
             Self::Newest => f.write_str("newest"),
             Self::Pinned => f.write_str("pinned"),
+            Self::Held { reason } => write!(f, "held ({reason})"),
             Self::Minimum => f.write_str("minimum of verified full backups"),
             Self::Last { rank } => write!(f, "last, no. {rank}"),
             Self::Daily { day } => write!(f, "daily {day}"),

@@ -7,7 +7,7 @@ use dm_core::{
     BackupId, BackupKind, BackupMode, EngineKind, Finding, MemberSpec, OpContext, Result, TableFacts,
     TargetName,
 };
-use dm_repository::{BackupHeader, Listing, PinState, Verification, VerifyLevel};
+use dm_repository::{BackupHeader, Hold, Listing, PinState, Verification, VerifyLevel};
 use serde::{Deserialize, Serialize};
 
 use crate::keep::Soundness;
@@ -56,6 +56,12 @@ pub struct BackupRow {
     pub pinned: bool,
     /// Why, as it was said.
     pub pin_reason: Option<String>,
+    /// The legal holds on it.
+    #[serde(default)]
+    pub holds: Vec<Hold>,
+    /// The backup that it was rewritten from.
+    #[serde(default)]
+    pub rewrites: Option<BackupId>,
     /// Backups that need this one.
     pub referenced_by: Vec<BackupId>,
     /// Whether it is marked for deletion.
@@ -297,6 +303,8 @@ fn row(
         proof: soundness(listing, header.id),
         pinned: pin.is_some(),
         pin_reason: pin.map(|p| p.reason.clone()),
+        holds: listing.holds.get(&header.id).cloned().unwrap_or_default(),
+        rewrites: header.rewrites,
         referenced_by: referrers.get(&header.id).into_iter().flatten().copied().collect(),
         deleting: is_marked(listing, header),
         problems: verification.map(|v| v.findings.clone()).unwrap_or_default(),

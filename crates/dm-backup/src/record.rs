@@ -25,6 +25,13 @@ pub(crate) fn pinned(listing: &Listing, id: BackupId) -> bool {
     listing.pins.get(&id).is_some_and(|p| p.pinned)
 }
 
+/// Why it is held, in words.
+pub(crate) fn held(listing: &Listing, id: BackupId) -> Option<String> {
+    let holds: Vec<String> =
+        listing.holds.get(&id)?.iter().map(|hold| format!("{}: {}", hold.name, hold.reason)).collect();
+    (!holds.is_empty()).then(|| holds.join("; "))
+}
+
 /// What an upgrade or a new cluster changes: backups of one generation are of one database.
 pub(crate) fn generation(header: &BackupHeader) -> String {
     format!(
@@ -47,6 +54,7 @@ pub(crate) fn candidates(listing: &Listing, target: &TargetName) -> Vec<Candidat
             generation: generation(header),
             soundness: soundness(listing, header.id),
             pinned: pinned(listing, header.id),
+            held: held(listing, header.id),
             stored_bytes: header.sizes.stored,
         })
         .collect()

@@ -17,6 +17,7 @@ struct Step {
     kind: u8,
     soundness: u8,
     pinned: bool,
+    held: None,
     generation: bool,
 }
 
@@ -59,6 +60,7 @@ fn history(steps: &[Step]) -> Vec<Candidate> {
                 _ => Soundness::Unverified,
             },
             pinned: step.pinned,
+            held: None,
             stored_bytes: 1000,
         });
     }
@@ -216,6 +218,7 @@ fn full(at: DateTime<Utc>) -> Candidate {
         generation: "memory 1".into(),
         soundness: Soundness::Verified,
         pinned: false,
+        held: None,
         stored_bytes: 10,
     }
 }
@@ -289,6 +292,7 @@ fn a_base_stays_for_its_kept_child_and_says_so() {
         kind: BackupKind::Incremental,
         references: vec![base.id],
         pinned: true,
+        held: None,
         ..full(start + TimeDelta::days(1))
     };
     let newer = full(start + TimeDelta::days(9));
@@ -356,6 +360,7 @@ fn the_worked_example_of_the_documentation_holds() {
                 _ => Soundness::Unverified,
             },
             pinned: row[4] == "pinned",
+            held: None,
             ..full(local(row[1]))
         };
         candidates.push((row[0], candidate));

@@ -34,6 +34,27 @@ where
     Ok(at)
 }
 
+/// Reads an instant that is still to come. A date alone means its first moment in `zone`.
+///
+/// # Errors
+/// `Invalid`, with what to write.
+pub(crate) fn to_come<Z: TimeZone>(written: &str, zone: &Z, now: DateTime<Utc>) -> Result<DateTime<Utc>>
+where
+    Z::Offset: Display,
+{
+    let trimmed = written.trim();
+    let whole = if trimmed.len() == 10 { format!("{trimmed} 00:00") } else { trimmed.to_owned() };
+    let at = match with_zone(&whole) {
+        Some(at) => at,
+        None => in_zone(&whole, zone)?,
+    };
+    if at <= now {
+        return Err(Error::invalid(format!("{} has passed: it is {} now", both(at, zone), text::time(now)))
+            .with_hint("give an instant that is still to come"));
+    }
+    Ok(at)
+}
+
 /// The instant in UTC, and in the zone where that is another one.
 pub(crate) fn both<Z: TimeZone>(at: DateTime<Utc>, zone: &Z) -> String
 where

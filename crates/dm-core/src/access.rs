@@ -114,6 +114,7 @@ impl Default for Permissions {
                 allow("backup:drill", false),
                 allow("backup:pin", false),
                 allow("backup:unpin", false),
+                allow("backup:hold", false),
                 allow("log:ship", false),
                 allow("log:push", false),
                 allow("maintain:*", false),
@@ -122,7 +123,13 @@ impl Default for Permissions {
         );
         roles.insert(
             "dpo".to_owned(),
-            vec![allow("*:*", true), allow("gdpr:*", false), allow("retention:*", false)],
+            vec![
+                allow("*:*", true),
+                allow("gdpr:*", false),
+                allow("retention:*", false),
+                allow("backup:hold", false),
+                allow("backup:release", false),
+            ],
         );
         roles.insert("auditor".to_owned(), vec![allow("*:*", true)]);
         roles.insert("admin".to_owned(), vec![allow("*:*", false)]);

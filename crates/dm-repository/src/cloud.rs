@@ -53,6 +53,9 @@ fn s3(bucket: &str, options: &StoreOptions) -> Result<Arc<dyn ObjectStore>> {
     if let Some(token) = &options.session_token {
         builder = builder.with_token(token.expose());
     }
+    if options.object_lock {
+        builder = builder.with_checksum_algorithm(object_store::aws::Checksum::SHA256);
+    }
     if let Some(sse) = &options.sse {
         builder = match sse.strip_prefix("aws:kms:") {
             Some(key) => builder.with_sse_kms_encryption(key),

@@ -102,6 +102,7 @@ impl BackupWriter {
             root: RootRef { n: root.n, d: root.d },
             inventory,
             resumed: resumed.filter(|r| r.bytes > 0),
+            rewrites: self.rewrites,
             unknown: serde_json::Map::new(),
         };
         let commit = document::write(BACKUP_FORMAT, &header)?;

@@ -73,6 +73,8 @@ pub struct CopyReport {
     pub checkpoints: u64,
     /// Records of changed recipients, and key objects that a rewrap added, that were (or would be) copied.
     pub keys: u64,
+    /// Words on holds that were (or would be) copied.
+    pub holds: u64,
     /// Pins that were (or would be) brought up to date.
     pub pins: u64,
     /// What could not be read in either place, or differs between them.
@@ -158,6 +160,7 @@ impl Repository {
         copying.backups(&here, &there).await?;
         copying.keys(&here, &there).await?;
         copying.pins(&here, &there).await?;
+        copying.holds(&here, &there).await?;
         copying.log().await?;
         copying.checkpoints().await?;
         Ok(copying.report)

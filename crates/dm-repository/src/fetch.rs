@@ -173,8 +173,14 @@ impl Fetcher {
             packs.entry(frame.pack).or_default().push(frame);
         }
         let requests: Vec<Vec<FrameId>> = packs.into_values().flat_map(coalesce).collect();
-        let mut answers =
-            futures::stream::iter(requests.into_iter().map(|r| self.request(r))).buffer_unordered(REQUESTS);
+        let requests = requests.into_iter().map(|frames| async move {
+            let owner = frames.first().map(|frame| frame.pack.backup);
+            match (self.request(frames).await, owner) {
+                (Err(error), Some(owner)) => Err(self.pages.explain(owner, error).await),
+                (answer, _) => answer,
+            }
+        });
+        let mut answers = futures::stream::iter(requests).buffer_unordered(REQUESTS);
         let mut found = HashMap::new();
         while let Some(frames) = answers.try_next().await? {
             found.extend(frames);

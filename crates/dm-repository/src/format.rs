@@ -57,6 +57,9 @@ pub struct BackupHeader {
     /// The interrupted backup that it went on from, if it did.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub resumed: Option<ResumedFrom>,
+    /// The backup that it was rewritten from, which had the same content.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub rewrites: Option<BackupId>,
     /// Fields of later minor versions.
     #[serde(flatten)]
     pub unknown: serde_json::Map<String, serde_json::Value>,

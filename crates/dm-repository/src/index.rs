@@ -29,7 +29,10 @@ impl PageReader {
     /// A page, its digest checked.
     pub(crate) async fn read<T: DeserializeOwned + Send + 'static>(&self, page: &PageRef) -> Result<T> {
         let key = paths::page(&self.target, page.b, page.n);
-        let stored = self.repository.storage.get_large(&key).await?;
+        let stored = match self.repository.storage.get_large(&key).await {
+            Ok(stored) => stored,
+            Err(error) => return Err(self.explain(page.b, error).await),
+        };
         let json = self.unseal(page.b, stored).await.map_err(|e| e.about(key.as_ref()))?;
         let digest = page.d.clone();
         self.repository
@@ -43,6 +46,23 @@ impl PageReader {
             })
             .await?
             .map_err(|e| e.about(key.as_ref()))
+    }
+
+    /// An object of a backup is not there: the store lost it, or a sweep took it because nobody kept it any more.
+    pub(crate) async fn explain(&self, owner: BackupId, error: Error) -> Error {
+        if error.kind() != ErrorKind::NotFound {
+            return error;
+        }
+        match self.repository.storage.exists(&paths::tombstone(&self.target, owner)).await {
+            Ok(true) => Error::new(
+                ErrorKind::Conflict,
+                "the backup was deleted while it was being read: its reader had no lease, or was stopped for longer than a lease lasts",
+            )
+            .about(owner.to_string())
+            .with_hint("take another backup, or this one from a copy of the repository (--place)")
+            .with_source(error),
+            _ => error,
+        }
     }
 
     async fn unseal(&self, backup: BackupId, stored: Bytes) -> Result<Vec<u8>> {

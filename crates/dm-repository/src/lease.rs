@@ -150,7 +150,7 @@ impl State {
         progress.last = Some(time);
         // The first object tells since when we are here, the newest that we still are; those between say nothing.
         if n >= 2 {
-            self.storage.delete(vec![paths::lease(self.body.holder, n - 1)]).await?;
+            deleted(self.storage.delete(vec![paths::lease(self.body.holder, n - 1)]).await)?;
         }
         if progress.lost {
             return Err(Error::new(
@@ -169,7 +169,15 @@ impl State {
         let newest = progress.next;
         let mut keys = vec![paths::lease(self.body.holder, 0)];
         keys.extend((newest.saturating_sub(2).max(1)..=newest).map(|n| paths::lease(self.body.holder, n)));
-        self.storage.delete(keys).await
+        deleted(self.storage.delete(keys).await)
+    }
+}
+
+/// Where nothing may be deleted, a lease that ended stays and runs out.
+pub(crate) fn deleted(result: Result<()>) -> Result<()> {
+    match result {
+        Err(error) if error.kind() == ErrorKind::Denied => Ok(()),
+        deleted => deleted,
     }
 }
 

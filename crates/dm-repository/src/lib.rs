@@ -21,6 +21,7 @@ mod error;
 mod fetch;
 mod format;
 mod ground;
+mod holds;
 mod index;
 mod journal;
 mod key_list;
@@ -45,6 +46,7 @@ mod repair;
 mod repository;
 mod resume;
 mod rewrap;
+mod rewrite;
 mod storage;
 mod storage_class;
 mod sweep;
@@ -60,6 +62,7 @@ pub use copy::{CopiedBackup, CopyOptions, CopyReport, LeftBackup};
 pub use format::{
     BackupHeader, Counts, InventoryRef, PinState, ResumedFrom, RootRef, Sizes, Verification, VerifyLevel,
 };
+pub use holds::{Hold, HoldRecord};
 pub use key_list::{BehindBackup, KeyList, RecipientStatus};
 pub use keys::{Identity, Recipient};
 pub use listing::Listing;

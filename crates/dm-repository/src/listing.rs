@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use crate::format::{BACKUP_FORMAT, PIN_FORMAT, PINS, VERIFICATION_FORMAT, VERIFICATIONS};
 use crate::repository::Repository;
-use crate::{BackupHeader, PinState, Verification, document, paths};
+use crate::{BackupHeader, Hold, PinState, Verification, document, paths};
 
 /// Small objects fetched at once.
 const FETCHES: usize = 16;
@@ -22,6 +22,8 @@ pub struct Listing {
     pub problems: Vec<Finding>,
     /// The latest word on pins.
     pub pins: BTreeMap<BackupId, PinState>,
+    /// The holds in force.
+    pub holds: BTreeMap<BackupId, Vec<Hold>>,
     /// The latest verification of each.
     pub verified: BTreeMap<BackupId, Verification>,
     /// Backups that are marked for deletion.
@@ -110,6 +112,11 @@ impl Repository {
                 ),
             }
         }
+        let (holds, unreadable) = ctx.run(self.hold_records(target)).await?;
+        listing.problems.extend(unreadable);
+        let at = crate::holds::reference(ctx.now(), all.iter().filter(|h| h.target == *target));
+        let in_force = holds.iter().map(|(id, records)| (*id, crate::holds::in_force(records, at)));
+        listing.holds.extend(in_force.filter(|(_, holds)| !holds.is_empty()));
         let pins = ctx.run(self.records::<PinState>(PINS, PIN_FORMAT, target, &mut listing.problems)).await?;
         listing.pins.extend(pins);
         let verified = ctx

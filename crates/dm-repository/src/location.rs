@@ -45,6 +45,8 @@ pub struct StoreOptions {
     pub sse: Option<String>,
     /// Storage class of new objects, for example `STANDARD_IA`.
     pub storage_class: Option<String>,
+    /// Sends a checksum with every object, which S3 asks for where a bucket locks objects by default.
+    pub object_lock: bool,
     /// GCS service account file.
     pub credentials_file: Option<PathBuf>,
 }

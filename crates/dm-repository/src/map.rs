@@ -15,7 +15,7 @@ use crate::writer::Shared;
 pub(crate) struct DoneMember {
     pub(crate) spec: MemberSpec,
     size: u64,
-    digest: String,
+    pub(crate) digest: String,
     map: DoneMap,
 }
 

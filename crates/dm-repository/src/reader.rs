@@ -141,6 +141,19 @@ impl BackupReader {
         Ok(members)
     }
 
+    /// The digest of every member, by name.
+    pub(crate) async fn member_digests(
+        &self,
+        ctx: &OpContext,
+    ) -> Result<std::collections::BTreeMap<String, String>> {
+        let mut digests = std::collections::BTreeMap::new();
+        for place in 0..self.inner.root.directories.len() {
+            let directory = ctx.run(self.inner.directory(place)).await?;
+            digests.extend(directory.members.into_iter().map(|m| (m.spec.name, m.digest)));
+        }
+        Ok(digests)
+    }
+
     /// The content of a member, in order; who consumes it reports the progress. The stream owns what it needs and
     /// holds a few dozen MiB at most; it is valid as long as the reader is open.
     #[must_use]

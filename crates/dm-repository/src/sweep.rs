@@ -22,6 +22,8 @@ const MARK_LIFE: Duration = Duration::from_secs(7 * 86_400);
 /// An interrupted backup that another run can go on with stays at least so long, and at least twenty leases.
 const JOURNAL_LIFE: Duration = Duration::from_secs(86_400);
 
+const ONLY_MARKED: &str = "the store lets nothing be deleted with these credentials: run it with others, or let the bucket's own rules remove it";
+
 /// How to sweep.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SweepOptions {
@@ -52,6 +54,8 @@ pub struct SweepReport {
     pub log_bytes: u64,
     /// Logs with an expired part that has to wait, and why.
     pub log_waiting: Vec<(String, String)>,
+    /// Whether the store lets nothing of backups be deleted: they are marked, and stay.
+    pub only_marks: bool,
     /// What could not be read and therefore counts as referenced.
     pub problems: Vec<Finding>,
 }
@@ -100,6 +104,7 @@ impl Repository {
         loop {
             report.waiting.clear();
             report.log_waiting.clear();
+            report.only_marks = false;
             report.problems.clear();
             for target in ctx.run(self.swept_targets()).await? {
                 self.sweep_target(ctx, &target, options, lease, &mut report).await?;
@@ -108,7 +113,8 @@ impl Repository {
                 self.sweep_logs(ctx, &target, options, lease, &mut report).await?;
             }
             let done = report.waiting.is_empty() && report.log_waiting.is_empty();
-            if options.dry_run || !options.wait || done || !report.problems.is_empty() {
+            let is_over = done || report.only_marks || !report.problems.is_empty();
+            if options.dry_run || !options.wait || is_over {
                 break;
             }
             ctx.run(async {
@@ -258,12 +264,15 @@ impl Repository {
             let life = MARK_LIFE.max(10 * self.inner.lifetime());
             if look.now - marked_at > chrono_duration(life) && !options.dry_run {
                 let mut keys = vec![paths::tombstone(target, id)];
-                for family in [crate::format::PINS, crate::format::VERIFICATIONS] {
+                for family in [crate::format::PINS, crate::format::VERIFICATIONS, crate::holds::HOLDS] {
                     let folder = Path::from(format!("{family}/{target}/{id}"));
                     keys.extend(storage.list(&folder).await?.into_iter().map(|o| o.location));
                 }
                 keys.reverse();
-                storage.delete(keys).await?;
+                match storage.delete(keys).await {
+                    Err(error) if error.kind() == ErrorKind::Denied => {}
+                    deleted => deleted?,
+                }
             }
             return Ok(());
         }
@@ -278,8 +287,17 @@ impl Repository {
         if let Some((other, _)) = needed_by {
             if look.committed.contains_key(&id) {
                 // The other was committed before it could see the mark, and nothing has been removed: the mark goes.
-                if !options.dry_run {
-                    storage.delete(vec![paths::tombstone(target, id)]).await?;
+                if !options.dry_run
+                    && let Err(error) = storage.delete(vec![paths::tombstone(target, id)]).await
+                {
+                    if error.kind() != ErrorKind::Denied {
+                        return Err(error);
+                    }
+                    report.only_marks = true;
+                    report
+                        .waiting
+                        .push((id, format!("backup {other} needs it; its mark cannot be taken away here")));
+                    return Ok(());
                 }
                 report.unmarked.push(id);
             } else {
@@ -287,15 +305,24 @@ impl Repository {
             }
             return Ok(());
         }
-        report.objects += objects.len() as u64;
-        report.bytes += objects.iter().map(|o| o.size).sum::<u64>();
-        report.removed.push(id);
-        if options.dry_run {
-            return Ok(());
+        let (number, bytes) = (objects.len() as u64, objects.iter().map(|o| o.size).sum::<u64>());
+        if !options.dry_run {
+            // A sweep that was stopped meanwhile has looked at a world that is no more.
+            lease.prove().await?;
+            match self.remove(target, id, objects).await {
+                // An append-only store: the mark is all there will be.
+                Err(error) if error.kind() == ErrorKind::Denied => {
+                    report.only_marks = true;
+                    report.waiting.push((id, ONLY_MARKED.into()));
+                    return Ok(());
+                }
+                removed => removed?,
+            }
         }
-        // A sweep that was stopped meanwhile has looked at a world that is no more.
-        lease.prove().await?;
-        self.remove(target, id, objects).await
+        report.objects += number;
+        report.bytes += bytes;
+        report.removed.push(id);
+        Ok(())
     }
 
     /// Why a marked backup cannot be removed yet.
@@ -343,13 +370,13 @@ impl Repository {
         let old = chrono_duration(self.inner.lifetime()) * 10;
         for holder in lease::holders(storage, Some(lease.holder())).await? {
             if now - holder.newest > old {
-                storage.delete(holder.keys).await?;
+                lease::deleted(storage.delete(holder.keys).await)?;
             }
         }
         let probes = storage.list(&paths::probes()).await?;
         let dead = probes.into_iter().filter(|p| now - p.last_modified > old).map(|p| p.location).collect();
         match storage.delete(dead).await {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Denied) => Err(error),
             _ => Ok(()),
         }
     }

@@ -94,26 +94,32 @@ impl Repository {
         if !ctx.run(storage.exists(&paths::commit(target, id))).await? {
             return Err(Error::not_found("there is no such backup").about(id.to_string()));
         }
-        ctx.run(self.may_go(header)).await?;
+        ctx.run(self.may_go(ctx, header)).await?;
         mark(storage, ctx, target, id, reason).await?;
         // A commit or a pin that came in between did not see the mark: then the mark goes.
-        if let Err(error) = self.may_go(header).await {
-            storage
-                .delete(vec![paths::tombstone(target, id)])
-                .await
-                .map_err(|e| e.with_effect(Effect::Applied))?;
+        if let Err(error) = self.may_go(ctx, header).await {
+            storage.delete(vec![paths::tombstone(target, id)]).await.map_err(|e| {
+                e.with_effect(Effect::Applied).with_hint(format!(
+                    "the backup has to stay ({error}), but its mark cannot be taken away with these credentials: delete tombstones/{target}/{id}.json with others"
+                ))
+            })?;
             return Err(error);
         }
         Ok(())
     }
 
-    async fn may_go(&self, header: &BackupHeader) -> Result<()> {
+    async fn may_go(&self, ctx: &OpContext, header: &BackupHeader) -> Result<()> {
         let refuse = |why: String, hint: &str| {
             Err(Error::new(ErrorKind::Conflict, why).about(header.id.to_string()).with_hint(hint))
         };
         let mut problems = Vec::new();
         let folders = self.folders(&header.target).await?;
         let marked = self.marked(&header.target).await?;
+        let committed = folders.iter().filter_map(|(_, folder)| match folder {
+            Folder::Committed(header) => Some(&**header),
+            _ => None,
+        });
+        self.check_not_held(ctx, header, committed).await?;
         let mut newest_verified: Option<BackupHeader> = None;
         let verified: std::collections::BTreeMap<_, crate::Verification> = self
             .records(

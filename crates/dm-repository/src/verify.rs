@@ -185,6 +185,8 @@ impl Repository {
             let read = crate::document::read::<serde_json::Value>("dm-repository", &bytes);
             seen.take(read.map_err(|e| e.about("repository.json")))?;
         }
+        let (family, format) = (crate::holds::HOLDS, crate::holds::HOLD_FORMAT);
+        self.verify_family::<crate::HoldRecord>(ctx, header, family, format, seen).await?;
         self.verify_family::<PinState>(ctx, header, PINS, PIN_FORMAT, seen).await?;
         self.verify_family::<Verification>(ctx, header, VERIFICATIONS, VERIFICATION_FORMAT, seen).await
     }

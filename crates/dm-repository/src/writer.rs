@@ -72,6 +72,8 @@ pub struct BackupWriter {
     pub(crate) sealed_in: Option<u32>,
     /// Its key, where this run made it.
     pub(crate) identity: Option<Identity>,
+    /// The backup whose content it is.
+    pub(crate) rewrites: Option<BackupId>,
 }
 
 /// What a writer is made of.
@@ -148,6 +150,16 @@ impl Repository {
     /// read here (take a full backup), `NotFound` or `Conflict` when the parent is gone or marked, `Busy` in
     /// single-writer mode, `Denied`, `Unreachable`, `Exhausted`.
     pub async fn begin(&self, ctx: &OpContext, start: BackupStart) -> Result<BackupWriter> {
+        self.begin_with(ctx, start, None).await
+    }
+
+    /// The same; a backup without a parent takes this key for its digests.
+    pub(crate) async fn begin_with(
+        &self,
+        ctx: &OpContext,
+        start: BackupStart,
+        hash_key: Option<[u8; 32]>,
+    ) -> Result<BackupWriter> {
         self.check_start(&start)?;
         let inner = &self.inner;
         let backup = BackupId::generate();
@@ -155,7 +167,7 @@ impl Repository {
         let lease = ctx
             .run(Lease::take(&inner.storage, inner.lifetime(), Purpose::Backup, Some(&target), Some(backup)))
             .await?;
-        match self.begin_under(ctx, &start, &lease, backup).await {
+        match self.begin_under(ctx, &start, &lease, backup, hash_key).await {
             Ok(begun) => Ok(BackupWriter {
                 shared: begun.shared,
                 lease,
@@ -163,6 +175,7 @@ impl Repository {
                 keys: begun.keys,
                 sealed_in: begun.sealed_in,
                 identity: begun.identity,
+                rewrites: None,
             }),
             Err(error) => {
                 lease.let_go().await;
@@ -177,6 +190,7 @@ impl Repository {
         start: &BackupStart,
         lease: &Lease,
         backup: BackupId,
+        hash_key: Option<[u8; 32]>,
     ) -> Result<Begun> {
         let inner = &self.inner;
         let target = start.target.clone();
@@ -188,6 +202,11 @@ impl Repository {
             Some(header) => Some(Arc::new(ctx.run(self.open_parent(&target, header)).await?)),
         };
         let parents_key = parent.as_ref().map(|p| hash_key_of(&p.root.hash_key)).transpose()?;
+        if hash_key.is_some() && parents_key.is_some() && hash_key != parents_key {
+            return Err(Error::invalid("the earlier backup's digests are of another key")
+                .with_hint("write it anew as a full one"));
+        }
+        let parents_key = parents_key.or(hash_key);
         let resumed = match start.resume {
             true => Box::pin(self.resume(ctx, start, backup, lease, parents_key)).await?,
             false => None,
@@ -487,7 +506,8 @@ impl BackupWriter {
         crate::tombstone::mark(&storage, ctx, &target, backup, "abandoned").await?;
         // Nothing can reference a backup that was never committed, and its only writer is here.
         let objects = storage.list(&paths::backup(&target, backup)).await?;
-        storage.delete_all(objects.into_iter().map(|o| o.location).collect()).await?;
+        // Where nothing may be deleted, the mark is all.
+        lease::deleted(storage.delete_all(objects.into_iter().map(|o| o.location).collect()).await)?;
         self.lease.release().await.map_err(|e| e.with_effect(Effect::Applied))
     }
 }

@@ -231,6 +231,7 @@ fn place(section: &Section<'_>, url: String) -> Result<PlaceConfig> {
         allow_http: section.required("allow_http")?,
         sse: section.optional("sse")?,
         storage_class: section.optional("storage_class")?,
+        object_lock: section.required("object_lock")?,
     })
 }
 

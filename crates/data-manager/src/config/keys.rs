@@ -152,6 +152,13 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key("repository.storage_class", Kind::Text, None, "STANDARD_IA", "storage class of new objects"),
     key(
+        "repository.object_lock",
+        Kind::Flag,
+        Some("false"),
+        "",
+        "the S3 bucket has object lock with a default retention: sends the checksums that S3 then asks for",
+    ),
+    key(
         "repository.encryption",
         Kind::Flag,
         None,
@@ -280,6 +287,7 @@ pub(super) const KEYS: &[Key] = &[
         "STANDARD_IA",
         "as `repository.storage_class`",
     ),
+    key("repository.secondary.*.object_lock", Kind::Flag, Some("false"), "", "as `repository.object_lock`"),
     key("repository.retention.keep_last", MANY, Some("0"), "", "the newest so many full backups"),
     key("repository.retention.daily", MANY, Some("7"), "", "the newest of each of so many days"),
     key("repository.retention.weekly", MANY, Some("4"), "", "the newest of each of so many weeks"),

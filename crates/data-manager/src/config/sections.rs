@@ -75,6 +75,8 @@ pub struct PlaceConfig {
     pub sse: Option<String>,
     /// Storage class of new objects.
     pub storage_class: Option<String>,
+    /// The bucket locks objects: what is written carries the checksum that S3 then asks for.
+    pub object_lock: bool,
 }
 
 /// `[repository]`.

@@ -39,6 +39,9 @@ pub fn decide(
         if candidate.pinned {
             keep(candidate.id, KeepReason::Pinned);
         }
+        if let Some(reason) = &candidate.held {
+            keep(candidate.id, KeepReason::Held { reason: reason.clone() });
+        }
         if !list_is_complete {
             keep(candidate.id, KeepReason::ListIncomplete);
         }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
 use data_manager::{ByteSize, EngineId, Period, TargetName, TenantFilter};
 
+use super::holds::{HoldArgs, ReleaseHoldArgs, RewriteArgs};
 use super::keys::KeyArgs;
 use super::places::{CopyArgs, RepairArgs};
 use super::{ApplyArgs, DrillArgs, LinesArgs};
@@ -36,6 +37,9 @@ pub(crate) enum BackupCommand {
     ///
     /// The opposite of pin: from now on the keep-rules decide about the backup as about any other.
     Unpin(PinArgs),
+    Hold(HoldArgs),
+    Release(ReleaseHoldArgs),
+    Rewrite(RewriteArgs),
     Export(ExportArgs),
     Size(SizeArgs),
     Key(KeyArgs),
@@ -240,7 +244,7 @@ pub(crate) struct VerifyArgs {
 /// Deletes the backups that the keep-rules no longer want, and the log that no backup needs.
 ///
 /// Prints which backups and which parts of the log would go and why each of the others stays, then asks. Never deletes what a
-/// kept backup references, what is pinned, or the newest verified full backup. Needs no key.
+/// kept backup references, what is pinned or held, or the newest verified full backup. Needs no key.
 #[derive(Args, Debug)]
 pub(crate) struct ExpireArgs {
     #[command(flatten)]
@@ -322,7 +326,7 @@ pub(crate) struct SweepArgs {
 
 /// Deletes one backup.
 ///
-/// Refuses when another backup references it, when it is pinned, or when it is the newest verified full one. Prints
+/// Refuses when another backup references it, when it is pinned or held, or when it is the newest verified full one. Prints
 /// what would be freed, then asks.
 #[derive(Args, Debug)]
 pub(crate) struct DeleteArgs {

@@ -4,6 +4,7 @@ mod audit;
 mod backup;
 mod drill;
 mod general;
+mod holds;
 mod keys;
 mod log;
 mod places;
@@ -24,6 +25,7 @@ pub(crate) use backup::{
 };
 pub(crate) use drill::DrillArgs;
 pub(crate) use general::{CompletionsArgs, DemoArgs, InitArgs, ManArgs, ProgramArg, QueryArgs};
+pub(crate) use holds::{HoldArgs, ReleaseHoldArgs, RewriteArgs};
 pub(crate) use keys::{KeyArgs, KeyCommand, NewKeyArgs, RewrapArgs};
 pub(crate) use log::{
     DropSlotArgs, FetchArgs, LogCommand, LogShippingArgs, LogStatusArgs, PushArgs, ShipArgs,

@@ -12,6 +12,7 @@ mod errors;
 mod exits;
 mod harness;
 mod help;
+mod holds;
 mod keys;
 mod log;
 mod pages;

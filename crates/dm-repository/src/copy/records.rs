@@ -7,6 +7,7 @@ use object_store::path::Path;
 
 use super::{Copying, Digest, Wanted};
 use crate::format::{PIN_FORMAT, PINS};
+use crate::holds::{HOLD_FORMAT, HOLDS};
 use crate::log_expiry::Forgotten;
 use crate::logs::named_digest;
 use crate::{Listing, PinState, paths};
@@ -24,6 +25,30 @@ impl Copying<'_> {
             self.report.pins += 1;
             if !self.options.dry_run {
                 self.ctx.run(self.to.add_record::<PinState>(PINS, PIN_FORMAT, header, pin)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Every word on holds that the copy has not heard.
+    pub(super) async fn holds(&mut self, here: &Listing, there: &Listing) -> Result<()> {
+        let copied: BTreeSet<BackupId> =
+            there.backups.iter().map(|b| b.id).chain(self.report.backups.iter().map(|b| b.id)).collect();
+        let targets: BTreeSet<&TargetName> = here.backups.iter().map(|b| &b.target).collect();
+        for target in targets {
+            let (said, problems) = self.ctx.run(self.from.hold_records(target)).await?;
+            if said.is_empty() && problems.is_empty() {
+                continue;
+            }
+            let (heard, _) = self.ctx.run(self.to.hold_records(target)).await?;
+            for header in here.backups.iter().filter(|h| h.target == *target && copied.contains(&h.id)) {
+                let heard = heard.get(&header.id).map(Vec::as_slice).unwrap_or_default();
+                for word in said.get(&header.id).into_iter().flatten().filter(|w| !heard.contains(w)) {
+                    self.report.holds += 1;
+                    if !self.options.dry_run {
+                        self.ctx.run(self.to.add_record(HOLDS, HOLD_FORMAT, header, word)).await?;
+                    }
+                }
             }
         }
         Ok(())

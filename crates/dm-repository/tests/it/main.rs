@@ -15,6 +15,8 @@ mod damage;
 mod delta;
 mod faults;
 mod folder;
+mod holds;
+mod leases;
 mod logs;
 mod model;
 mod races;

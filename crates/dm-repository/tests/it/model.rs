@@ -1,7 +1,8 @@
-//! Seeded random histories of two programs against a model: backups, marks, sweeps, pauses and crashes in any order.
+//! Seeded random histories of two programs against a model: backups, marks, sweeps, holds, rewrites, changed recipients, copies,
+//! pauses and crashes in any order.
 //!
-//! What holds at every step: a backup that was reported whole and never marked is listed and reads back to the byte;
-//! whatever else is listed reads back to the byte as well.
+//! What holds at every step: a backup that was reported whole and never marked is listed and reads back to the byte, and so is
+//! one that is held; whatever else is listed, here or in the copy, reads back to the byte as well.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -28,6 +29,12 @@ struct Open {
 struct World {
     rng: StdRng,
     store: Arc<TestStore>,
+    /// The second place.
+    copy: Arc<TestStore>,
+    /// Of an encrypted repository: the index key, and every private key that ever was a recipient, the newest last.
+    index: Identity,
+    identities: Vec<Identity>,
+    held: BTreeSet<BackupId>,
     programs: Vec<Program>,
     open: Vec<Open>,
     content: BTreeMap<BackupId, Vec<Sample>>,
@@ -38,12 +45,17 @@ struct World {
     commits: usize,
     removed: usize,
     resumed: usize,
+    rewritten: usize,
+    rewrapped: usize,
+    copied: usize,
 }
 
 impl World {
     async fn new(seed: u64) -> Self {
         let store = TestStore::new();
-        make(&store, None).await;
+        let keys = Keys::new();
+        let is_encrypted = seed % 4 == 3;
+        make(&store, is_encrypted.then_some(&keys)).await;
         let mut data = samples(seed);
         data[0].bytes.truncate(60 << 10);
         data[1].bytes.truncate(30_000);
@@ -51,6 +63,10 @@ impl World {
         let mut world = Self {
             rng: StdRng::seed_from_u64(seed),
             store: Arc::clone(&store),
+            copy: TestStore::new(),
+            index: keys.index,
+            identities: if is_encrypted { vec![keys.identity] } else { Vec::new() },
+            held: BTreeSet::new(),
             programs: Vec::new(),
             open: Vec::new(),
             content: BTreeMap::new(),
@@ -61,6 +77,9 @@ impl World {
             commits: 0,
             removed: 0,
             resumed: 0,
+            rewritten: 0,
+            rewrapped: 0,
+            copied: 0,
         };
         for _ in 0..2 {
             world.start().await;
@@ -70,8 +89,17 @@ impl World {
 
     async fn start(&mut self) {
         let store = self.store.fork();
-        let repository = reopen(&store, None).await;
+        let repository = self.open(&store).await;
         self.programs.push(Program { store, repository });
+    }
+
+    async fn open(&self, store: &Arc<TestStore>) -> Repository {
+        let options = OpenOptions {
+            identities: self.identities.clone(),
+            index_identity: (!self.identities.is_empty()).then(|| self.index.clone()),
+            ..open_options(None)
+        };
+        Repository::open(Arc::clone(store) as _, &ctx(), options).await.unwrap()
     }
 
     /// The program dies: whatever it was doing, its calls fail from now on.
@@ -171,6 +199,89 @@ impl World {
         }
     }
 
+    async fn hold(&mut self) {
+        let repository = &self.programs[self.rng.random_range(0..2)].repository.clone();
+        let backups = repository.list(&ctx(), None).await.unwrap().backups;
+        let Some(backup) = backups.choose(&mut self.rng) else { return };
+        if self.held.contains(&backup.id) {
+            repository.release_hold(&ctx(), backup, "model", "enough").await.unwrap();
+            self.held.remove(&backup.id);
+        } else {
+            repository.hold(&ctx(), backup, "model", "a case", None).await.unwrap();
+            self.held.insert(backup.id);
+        }
+    }
+
+    async fn rewrite(&mut self) {
+        let repository = &self.programs[self.rng.random_range(0..2)].repository.clone();
+        let backups = repository.list(&ctx(), None).await.unwrap().backups;
+        let Some(old) = backups.choose(&mut self.rng) else { return };
+        let onto = backups.iter().rfind(|b| b.rewrites.is_some() && b.id != old.id);
+        // One that was rewritten out of another line of backups has other digests.
+        let new = match repository.rewrite(&ctx(), old, onto).await {
+            Err(error) if matches!(error.kind(), ErrorKind::Invalid) => {
+                repository.rewrite(&ctx(), old, None).await.unwrap()
+            }
+            new => new.unwrap(),
+        };
+        self.content.insert(new.id, self.content[&old.id].clone());
+        self.reported.insert(new.id);
+        self.rewritten += 1;
+    }
+
+    /// Another recipient; sometimes the one who does it dies in the middle, and another one finishes it.
+    async fn rewrap(&mut self) {
+        let Some(old) = self.identities.last().cloned() else { return };
+        let new = Identity::generate();
+        self.identities.push(new.clone());
+        let request = RewrapRequest {
+            recipients: vec![new.recipient()],
+            delete_old: self.rng.random_bool(0.3),
+            reason: "model".into(),
+            ..RewrapRequest::default()
+        };
+        assert_ne!(old.recipient(), new.recipient());
+        let dying = self.store.fork();
+        let repository = self.open(&dying).await;
+        if self.rng.random_bool(0.5) {
+            dying.fail(self.rng.random_range(0..60), Fault::Dead);
+        }
+        if let Ok(plan) = repository.plan_rewrap(&ctx(), &request).await
+            && let Err(error) = repository.apply_rewrap(&ctx(), &plan).await
+        {
+            assert_eq!(error.kind(), ErrorKind::Exhausted, "{error:?}");
+        }
+        // Whoever is at work goes on with the keys that he has; new programs have the new one.
+        let repository = self.open(&self.store.fork()).await;
+        let plan = repository.plan_rewrap(&ctx(), &request).await.unwrap();
+        assert!(repository.apply_rewrap(&ctx(), &plan).await.unwrap().is_whole());
+        assert!(repository.key_list(&ctx()).await.unwrap().behind.is_empty());
+        for which in 0..2 {
+            self.programs[which].repository = self.open(&self.programs[which].store).await;
+        }
+        self.rewrapped += 1;
+    }
+
+    async fn copy(&mut self) {
+        let from = self.programs[self.rng.random_range(0..2)].repository.clone();
+        let copy = from.open_copy(Arc::clone(&self.copy) as _, &ctx(), open_options(None)).await.unwrap();
+        from.copy_to(&ctx(), &copy, &CopyOptions::default()).await.unwrap();
+        let copy = self.open(&self.copy).await;
+        let listing = copy.list(&ctx(), None).await.unwrap();
+        for backup in &listing.backups {
+            assert_holds(&copy, backup, &self.content[&backup.id]).await;
+        }
+        if self.rng.random_bool(0.5)
+            && let Some(backup) = listing.backups.choose(&mut self.rng)
+        {
+            // Each place forgets by itself; what is needed or held is refused.
+            if let Err(error) = copy.tombstone(&ctx(), backup, "model").await {
+                assert_eq!(error.kind(), ErrorKind::Conflict, "{error:?}");
+            }
+        }
+        self.copied += listing.backups.len();
+    }
+
     async fn sweep(&mut self) {
         let which = self.rng.random_range(0..2);
         let dies = self.rng.random_bool(0.2);
@@ -201,6 +312,9 @@ impl World {
                 listing.problems
             );
         }
+        for id in &self.held {
+            assert!(listed.contains(id), "step {step}: {id} is held and is gone: {:?}", listing.problems);
+        }
         for backup in &listing.backups {
             assert_holds(repository, backup, &self.content[&backup.id]).await;
         }
@@ -224,7 +338,7 @@ impl World {
     }
 }
 
-async fn history(seed: u64, steps: usize) -> (usize, usize, usize) {
+async fn history(seed: u64, steps: usize) -> World {
     let mut world = World::new(seed).await;
     for step in 0..steps {
         match world.rng.random_range(0..100) {
@@ -235,9 +349,13 @@ async fn history(seed: u64, steps: usize) -> (usize, usize, usize) {
                 let n = world.rng.random_range(0..30);
                 world.commit(Some(n)).await;
             }
-            60..72 => world.mark().await,
-            72..85 => world.sweep().await,
-            85..97 => {
+            60..69 => world.mark().await,
+            69..80 => world.sweep().await,
+            80..83 => world.hold().await,
+            83..86 => world.rewrite().await,
+            86..88 => world.rewrap().await,
+            88..90 => world.copy().await,
+            90..97 => {
                 let seconds = world.rng.random_range(0..7200);
                 world.store.advance(seconds);
             }
@@ -251,7 +369,7 @@ async fn history(seed: u64, steps: usize) -> (usize, usize, usize) {
     }
     world.settle().await;
     world.check(steps).await;
-    (world.commits, world.removed, world.resumed)
+    world
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -259,18 +377,25 @@ async fn every_history_keeps_what_was_promised() {
     let seeds: u64 = std::env::var("DM_TEST_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(12);
     let first: u64 = std::env::var("DM_TEST_FIRST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(0);
     let (mut commits, mut removed, mut resumed) = (0, 0, 0);
+    let (mut rewritten, mut rewrapped, mut copied) = (0, 0, 0);
     for seed in first..first + seeds {
         println!("seed {seed}");
-        let (c, r, g) = history(seed, 80).await;
-        commits += c;
-        removed += r;
-        resumed += g;
+        // An encrypted history takes many times as long.
+        let world = history(seed, if seed % 4 == 3 { 30 } else { 80 }).await;
+        commits += world.commits;
+        removed += world.removed;
+        resumed += world.resumed;
+        rewritten += world.rewritten;
+        rewrapped += world.rewrapped;
+        copied += world.copied;
     }
     println!(
-        "{seeds} seeds from {first}: {commits} commits, {resumed} gone on from another, {removed} removed"
+        "{seeds} seeds from {first}: {commits} commits, {resumed} gone on from another, {removed} removed, \
+         {rewritten} rewritten, {rewrapped} rewrapped, {copied} copies"
     );
     assert!(
         commits > seeds as usize * 3 && removed > seeds as usize / 2 && resumed > 0,
         "{commits} {removed} {resumed}"
     );
+    assert!(rewritten > 0 && copied > 0 && (seeds < 8 || rewrapped > 0), "{rewritten} {rewrapped} {copied}");
 }

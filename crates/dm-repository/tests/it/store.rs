@@ -33,6 +33,9 @@ struct Data {
     times: Mutex<HashMap<Path, DateTime<Utc>>>,
     /// Takes create-only PUTs for plain ones.
     lies: bool,
+    /// Lets nothing be deleted or overwritten.
+    append_only: bool,
+    overwritten: AtomicUsize,
 }
 
 /// The store as one program sees it: its calls are counted, fail or wait apart from those of others.
@@ -81,11 +84,27 @@ impl TestStore {
     }
 
     pub fn with_lies(lies: bool) -> Arc<Self> {
+        Self::of(lies, false)
+    }
+
+    /// A store whose credentials may write and read, and nothing else.
+    pub fn append_only() -> Arc<Self> {
+        Self::of(false, true)
+    }
+
+    /// Objects that were written a second time, copied over, or deleted.
+    pub fn overwritten(&self) -> usize {
+        self.inner.overwritten.load(Ordering::SeqCst)
+    }
+
+    fn of(lies: bool, append_only: bool) -> Arc<Self> {
         let data = Data {
             objects: InMemory::new(),
             clock_ms: AtomicU64::new(1_800_000_000_000),
             times: Mutex::default(),
             lies,
+            append_only,
+            overwritten: AtomicUsize::new(0),
         };
         Self::over(Arc::new(data))
     }
@@ -246,6 +265,9 @@ impl ObjectStore for TestStore {
         if self.inner.lies {
             options.mode = PutMode::Overwrite;
         }
+        if options.mode == PutMode::Overwrite && self.inner.objects.head(key).await.is_ok() {
+            self.inner.overwritten.fetch_add(1, Ordering::SeqCst);
+        }
         let bytes = payload.content_length() as u64;
         let result = self.inner.objects.put_opts(key, payload, options).await?;
         self.sent.fetch_add(bytes, Ordering::SeqCst);
@@ -291,6 +313,9 @@ impl ObjectStore for TestStore {
         async move {
             match this.step().await {
                 Some(fault) => Err(Self::error(fault)),
+                None if this.inner.append_only => {
+                    Err(Error::PermissionDenied { path: "delete".into(), source: "append-only".into() })
+                }
                 None => Ok(this.inner.objects.delete_stream(keys)),
             }
         }

@@ -188,6 +188,7 @@ struct Report<'a> {
     kept: usize,
     removed: &'a [BackupId],
     waiting: Vec<Waiting<'a>>,
+    only_marks: bool,
     objects: u64,
     freed_bytes: u64,
     /// Pieces of log that are listed no more.
@@ -222,6 +223,7 @@ fn answer(
         kept: report.kept,
         removed: &sweep.removed,
         waiting: sweep.waiting.iter().map(|(id, why)| Waiting { backup_id: *id, why }).collect(),
+        only_marks: sweep.only_marks,
         objects: sweep.objects,
         freed_bytes: sweep.bytes,
         expired_pieces: report.expired_pieces,
@@ -237,7 +239,9 @@ fn answer(
         text::grouped(report.kept as u64),
         text::bytes(sweep.bytes)
     ))?;
-    if !sweep.waiting.is_empty() {
+    if sweep.only_marks {
+        session.out.say("the store lets nothing be deleted with these credentials: what expired is marked, is listed no more, and stays")?;
+    } else if !sweep.waiting.is_empty() {
         let n = text::count(sweep.waiting.len() as u64, "backup");
         session.out.say(format!("{n} marked, to be removed by a later run when nobody can still be reading them (--wait stays for it)"))?;
     }

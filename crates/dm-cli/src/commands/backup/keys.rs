@@ -86,7 +86,11 @@ fn tell_list(session: &mut Session, list: &KeyList) -> Result<()> {
         ))?;
     }
     if let Some(expected) = &list.expected {
-        session.out.say("the configuration names others; what is new is sealed to nobody until the two agree or the index key proves the change:")?;
+        session.out.say(if list.generations.last().is_some_and(|g| g.proven) {
+            "the configuration names others; a key here proves the change, so this host follows the repository:"
+        } else {
+            "the configuration names others; until the two agree nothing is sealed here:"
+        })?;
         for recipient in expected {
             session.out.say(format!("  {recipient}"))?;
         }

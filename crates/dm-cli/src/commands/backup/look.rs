@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use chrono::Utc;
 use data_manager::backup::{BackupDetails, BackupList, SizeReport};
+use data_manager::repository::Hold;
 use data_manager::{BackupId, DataManager, Result, TableFacts};
 use serde::Serialize;
 
@@ -46,6 +47,9 @@ pub(crate) fn table(list: &BackupList, numbered: bool) -> Table {
         let mut notes = Vec::new();
         if row.pinned {
             notes.push("pinned".to_owned());
+        }
+        if !row.holds.is_empty() {
+            notes.push("held".to_owned());
         }
         if row.deleting {
             notes.push("being deleted".to_owned());
@@ -130,6 +134,12 @@ pub(super) async fn show(session: &mut Session, dm: &DataManager, args: ShowArgs
     Ok(Exit::Done)
 }
 
+/// A hold in a line.
+fn hold(hold: &Hold) -> String {
+    let until = hold.until.map_or_else(String::new, |until| format!(" until {}", text::time(until)));
+    text::printable(&format!("{}: {} (by {}{until})", hold.name, hold.reason, hold.by)).to_string()
+}
+
 fn tell_details(session: &mut Session, details: &BackupDetails) -> Result<()> {
     let (row, header) = (&details.row, &details.header);
     let ids = |ids: &[BackupId]| ids.iter().map(|id| short(*id)).collect::<Vec<_>>().join(", ");
@@ -157,6 +167,8 @@ fn tell_details(session: &mut Session, details: &BackupDetails) -> Result<()> {
         ("verified", verified),
         ("needs", ids(&header.references)),
         ("needed by", ids(&row.referenced_by)),
+        ("held", row.holds.iter().map(hold).collect::<Vec<_>>().join("; ")),
+        ("rewritten from", row.rewrites.map(short).unwrap_or_default()),
         (
             "pinned",
             if row.pinned {

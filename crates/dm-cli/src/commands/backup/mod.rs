@@ -3,9 +3,11 @@
 mod change;
 mod copies;
 mod drill;
+mod holds;
 mod keys;
 mod look;
 mod places;
+mod rewrite;
 mod run;
 mod verify;
 mod views;
@@ -33,6 +35,9 @@ pub(crate) async fn run(session: &mut Session, dm: &DataManager, args: BackupArg
         BackupCommand::Delete(args) => change::delete(session, dm, args).await,
         BackupCommand::Pin(args) => change::pin(session, dm, args, true).await,
         BackupCommand::Unpin(args) => change::pin(session, dm, args, false).await,
+        BackupCommand::Hold(args) => holds::hold(session, dm, args).await,
+        BackupCommand::Release(args) => holds::release(session, dm, args).await,
+        BackupCommand::Rewrite(args) => rewrite::rewrite(session, dm, args).await,
         BackupCommand::Export(args) => copies::export(session, dm, args).await,
         BackupCommand::Size(args) => look::size(session, dm, args).await,
         BackupCommand::Key(args) => match args.command {

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use data_manager::backup::BackupRow;
-use data_manager::repository::BackupHeader;
+use data_manager::repository::{BackupHeader, Hold};
 use data_manager::{BackupId, BackupKind, BackupMode, EngineKind, TargetName};
 use serde::Serialize;
 
@@ -28,6 +28,8 @@ pub(crate) struct BackupItem {
     proof: &'static str,
     pinned: bool,
     pin_reason: Option<String>,
+    holds: Vec<Hold>,
+    rewrites: Option<BackupId>,
     referenced_by: Vec<BackupId>,
     deleting: bool,
 }
@@ -54,6 +56,8 @@ impl From<&BackupRow> for BackupItem {
             proof: proof(row),
             pinned: row.pinned,
             pin_reason: row.pin_reason.clone(),
+            holds: row.holds.clone(),
+            rewrites: row.rewrites,
             referenced_by: row.referenced_by.clone(),
             deleting: row.deleting,
         }
