@@ -17,7 +17,6 @@ struct Step {
     kind: u8,
     soundness: u8,
     pinned: bool,
-    held: None,
     generation: bool,
 }
 
@@ -60,7 +59,7 @@ fn history(steps: &[Step]) -> Vec<Candidate> {
                 _ => Soundness::Unverified,
             },
             pinned: step.pinned,
-            held: None,
+            held: (step.hours.rem_euclid(11) == 3).then(|| "case: a reason".to_owned()),
             stored_bytes: 1000,
         });
     }
@@ -125,8 +124,8 @@ proptest! {
         prop_assert_eq!(verdicts.len(), candidates.len());
 
         for candidate in &candidates {
-            if candidate.pinned || candidate.at > now {
-                prop_assert!(kept.contains(&candidate.id), "pinned or dated in the future: {candidate:?}");
+            if candidate.pinned || candidate.held.is_some() || candidate.at > now {
+                prop_assert!(kept.contains(&candidate.id), "pinned, held or dated in the future: {candidate:?}");
             }
             if kept.contains(&candidate.id) {
                 for reference in &candidate.references {

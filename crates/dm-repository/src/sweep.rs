@@ -110,7 +110,13 @@ impl Repository {
                 self.sweep_target(ctx, &target, options, lease, &mut report).await?;
             }
             for target in ctx.run(self.logged_targets()).await? {
-                self.sweep_logs(ctx, &target, options, lease, &mut report).await?;
+                match self.sweep_logs(ctx, &target, options, lease, &mut report).await {
+                    Err(error) if error.kind() == ErrorKind::Denied => {
+                        report.only_marks = true;
+                        report.log_waiting.push((target.to_string(), ONLY_MARKED.into()));
+                    }
+                    swept => swept?,
+                }
             }
             let done = report.waiting.is_empty() && report.log_waiting.is_empty();
             let is_over = done || report.only_marks || !report.problems.is_empty();

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dm_core::{BackupId, Result};
+use dm_core::{BackupId, Result, TargetName};
 use object_store::path::Path;
 
 use super::{Copying, Digest, Wanted};
