@@ -15,6 +15,7 @@ mod logs;
 mod points;
 mod recovering;
 mod restoring;
+mod rewriting;
 mod statements;
 
 use std::sync::{Arc, Mutex};

@@ -117,6 +117,12 @@ fn expire_lines(plan: &ExpirePlan) -> Vec<String> {
             text::bytes(plan.freed_bytes)
         )
     });
+    if plan.pinned_bytes > 0 {
+        lines.push(format!(
+            "{} stay only because kept backups need them; \"dm backup rewrite\" frees them",
+            text::bytes(plan.pinned_bytes)
+        ));
+    }
     if plan.deleted_pieces() > 0 {
         lines.push(format!(
             "{} of log expire; {} would be freed",
