@@ -218,7 +218,7 @@ impl BackupService {
             match self.repository.tombstone(ctx, old, &reason).await {
                 Ok(()) => report.deleted.push(old.id),
                 Err(error) if error.kind() == ErrorKind::Conflict => {
-                    report.left.push(left(old, &error.to_string()))
+                    report.left.push(left(old, &error.to_string()));
                 }
                 Err(error) => return Err(error),
             }

@@ -262,7 +262,7 @@ impl Repository {
     /// One zstd frame, sealed for those who may read the log.
     async fn wrap(&self, ctx: &OpContext, content: Bytes) -> Result<Bytes> {
         let level = self.inner.cpu.level;
-        let recipients = self.inner.log_recipients(ctx.now()).await?;
+        let recipients = Box::pin(self.inner.log_recipients(ctx.now())).await?;
         let wrapped = self.inner.cpu.run(move || {
             let frame = compress(&content, level)?;
             if recipients.is_empty() { Ok(frame) } else { keys::seal(&recipients, &frame) }
@@ -275,13 +275,16 @@ impl Repository {
             return self.inner.cpu.run(move || decompress(&stored, limit)).await?.map(Bytes::from);
         }
         if !self.can_read_contents() {
-            return Err(self.inner.no_identity("the log is encrypted and no identity was given", &[]).await);
+            return Err(Box::pin(
+                self.inner.no_identity("the log is encrypted and no identity was given", &[]),
+            )
+            .await);
         }
         let known = self.inner.log_keys.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut opened = self.open_piece(&stored, &known, limit).await?;
         if matches!(opened, Err(age::DecryptError::NoMatchingKeys)) {
             // A key that was not there, or not looked at, when another piece was read.
-            let now = self.inner.opened_log_keys().await?;
+            let now = Box::pin(self.inner.opened_log_keys()).await?;
             if now.len() > known.len() {
                 opened = self.open_piece(&stored, &now, limit).await?;
             }
@@ -290,7 +293,7 @@ impl Repository {
             Ok(content) => content,
             Err(error @ age::DecryptError::NoMatchingKeys) => {
                 let message = "none of the identities given opens the log";
-                Err(self.inner.no_identity(message, &[]).await.with_source(error))
+                Err(Box::pin(self.inner.no_identity(message, &[])).await.with_source(error))
             }
             Err(error) => Err(Error::corrupt("the piece of log is damaged").with_source(error)),
         }
@@ -309,7 +312,7 @@ impl Repository {
             .cpu
             .run(move || {
                 let keys: Vec<&Identity> =
-                    log_keys.values().rev().map(|k| k.as_ref()).chain(&identities).collect();
+                    log_keys.values().rev().map(AsRef::as_ref).chain(&identities).collect();
                 let frame = keys::open_sealed(&stored, &keys)?;
                 Ok(decompress(&frame, limit).map(Bytes::from))
             })

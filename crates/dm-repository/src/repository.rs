@@ -325,8 +325,8 @@ impl Inner {
         let ours: Vec<&Identity> = self.options.identities.iter().collect();
         let generations = self.key_generations(target, id).await?;
         if ours.is_empty() {
-            let error =
-                self.no_identity("the backup is encrypted and no identity was given", &generations).await;
+            let message = "the backup is encrypted and no identity was given";
+            let error = Box::pin(self.no_identity(message, &generations)).await;
             return Err(error.about(id.to_string()));
         }
         let mut last = None;
@@ -348,11 +348,11 @@ impl Inner {
             }
         }
         Err(match last {
-            Some((_, error @ age::DecryptError::NoMatchingKeys)) => self
-                .no_identity("none of the identities given opens this backup", &generations)
-                .await
-                .about(id.to_string())
-                .with_source(error),
+            Some((_, error @ age::DecryptError::NoMatchingKeys)) => {
+                let message = "none of the identities given opens this backup";
+                let refused = Box::pin(self.no_identity(message, &generations)).await;
+                refused.about(id.to_string()).with_source(error)
+            }
             Some((key, error)) => Error::corrupt("the backup's key object is damaged")
                 .about(key.as_ref())
                 .with_hint("where there is a copy of the repository, \"dm backup repair\" mends it")

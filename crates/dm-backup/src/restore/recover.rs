@@ -30,7 +30,8 @@ pub(super) async fn recover(
 ) -> Result<RestoreReport> {
     let mut steps = Steps::begin();
     let asked = RestoreRequest { digest_key: reader.digest_key(), log, ..plan.request() };
-    let looked = steps.time(Stage::Pre, "look", look(ctx, target, reader, &asked, plan.planned_at)).await?;
+    let looking = Box::pin(look(ctx, target, reader, &asked, plan.planned_at));
+    let looked = steps.time(Stage::Pre, "look", looking).await?;
     plan.digest.require(&digest_of(backup, &asked, &looked.preview)?)?;
     refuse(&looked.preview.findings, "the restore")?;
 

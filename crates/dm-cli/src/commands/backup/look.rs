@@ -137,7 +137,7 @@ pub(super) async fn show(session: &mut Session, dm: &DataManager, args: ShowArgs
 /// A hold in a line.
 fn hold(hold: &Hold) -> String {
     let until = hold.until.map_or_else(String::new, |until| format!(" until {}", text::time(until)));
-    text::printable(&format!("{}: {} (by {}{until})", hold.name, hold.reason, hold.by)).to_string()
+    text::printable(&format!("{}: {} (by {}{until})", hold.name, hold.reason, hold.by))
 }
 
 fn tell_details(session: &mut Session, details: &BackupDetails) -> Result<()> {
