@@ -36,6 +36,14 @@ fn drill_in_cron() {
     assert!(said.contains("there are orders: 3, expected >= 3: ok"), "{said}");
 }
 
+#[test]
+fn record_changes() {
+    let program = require!(example("record_changes"));
+    let said = printed(Command::new(program));
+    assert!(said.contains("2 changes taken over") && said.contains("change:update by app:alice"), "{said}");
+    assert!(said.contains("internally consistent") && !said.contains("4222"), "{said}");
+}
+
 #[tokio::test]
 async fn point_in_time_recovery() {
     let program = require!(example("point_in_time_recovery"));

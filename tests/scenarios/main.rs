@@ -10,6 +10,7 @@ mod examples;
 mod interruption;
 mod logs;
 mod object_stores;
+mod operations;
 mod physical;
 mod physical_churn;
 mod physical_majors;

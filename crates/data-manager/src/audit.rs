@@ -8,21 +8,22 @@ use dm_audit::{
     AuditLog, AuditVerification, Checkpoint, ConsistencyProof, EventProof, Kept, LogFilter, LogHead, LogKey,
     NoteVerifier, SealReport, SealedEvent, SignedCheckpoint, leaf_name,
 };
-use dm_core::{Action, Error, ErrorKind, OpContext, Result};
+use dm_core::{Error, ErrorKind, OpContext, Result};
 use dm_store::{Page, Store};
 use serde::Serialize;
 
 use crate::config::AuditConfig;
+use crate::operations::OperationKind;
 use crate::pipeline::Operation;
-use crate::{Config, DataManager};
+use crate::{Captures, Config, DataManager};
 
-const LOG: Action = Action::read("audit", "log");
-const VERIFY: Action = Action::read("audit", "verify");
-const CHECKPOINT: Action = Action::read("audit", "checkpoint");
-const PROVE: Action = Action::read("audit", "prove");
-const KEY: Action = Action::read("audit", "key");
-const ERASE: Action = Action::write("audit", "erase");
-const REPLACE_KEY: Action = Action::write("audit", "replace-key");
+const LOG: OperationKind = OperationKind::AuditLog;
+const VERIFY: OperationKind = OperationKind::AuditVerify;
+const CHECKPOINT: OperationKind = OperationKind::AuditCheckpoint;
+const PROVE: OperationKind = OperationKind::AuditProve;
+const KEY: OperationKind = OperationKind::AuditKey;
+const ERASE: OperationKind = OperationKind::AuditErase;
+const REPLACE_KEY: OperationKind = OperationKind::AuditReplaceKey;
 
 /// The longest that a critical action waits for another program that seals.
 const SETTLE: Duration = Duration::from_secs(10);
@@ -55,7 +56,13 @@ pub struct AuditKey {
     pub file: PathBuf,
 }
 
-impl Audits<'_> {
+impl<'a> Audits<'a> {
+    /// The changes of rows, as the engines record them.
+    #[must_use]
+    pub fn capture(&self) -> Captures<'a> {
+        Captures { dm: self.dm }
+    }
+
     /// Reads the trail, a page at a time; [`SealedEvent::position`] is the cursor to go on from.
     ///
     /// # Errors
@@ -159,14 +166,19 @@ impl Audits<'_> {
     /// proof stay; the erasure is in the trail. Gives the event's id.
     ///
     /// # Errors
-    /// `NotFound`, `Invalid`, `AlreadyExists` when it was erased; `Unreachable`.
+    /// `NotFound`, `Invalid`, `AlreadyExists` when it was erased, `Conflict` when it is held; `Unreachable`.
     pub async fn erase(&self, ctx: &OpContext, event: &str) -> Result<String> {
         // One run for the erasure alone: the leaf names it.
-        let ctx = &OpContext::new(ctx.actor().clone())
-            .with_clock(ctx.clock())
-            .with_cancellation(ctx.cancellation().clone());
+        let ctx = &own_run(ctx);
         let work = async {
-            let id = self.dm.audit_log(ctx).await?.erase(&leaf_name(event)?, ctx.run_id()).await?;
+            let (audit, name) = (self.dm.audit_log(ctx).await?, leaf_name(event)?);
+            if let Some((_, leaf)) = audit.store().find_leaf(&name).await?
+                && self.dm.audit_holds()?.iter().any(|hold| hold.holds(&leaf))
+            {
+                return Err(Error::new(ErrorKind::Conflict, "the event's payload is held")
+                    .with_hint("audit.holds of the configuration says so"));
+            }
+            let id = audit.erase(&name, ctx.run_id()).await?;
             Ok(id.to_string())
         };
         self.dm.operate(ctx, Operation::new(ERASE, event), work).await
@@ -317,6 +329,11 @@ impl DataManager {
             anchors,
         })
     }
+}
+
+/// The same context in a run of its own, which the lines that it erases can name.
+pub(crate) fn own_run(ctx: &OpContext) -> OpContext {
+    OpContext::new(ctx.actor().clone()).with_clock(ctx.clock()).with_cancellation(ctx.cancellation().clone())
 }
 
 fn described(audit: &AuditLog, file: &Path) -> Result<AuditKey> {

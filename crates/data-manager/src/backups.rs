@@ -9,27 +9,28 @@ use dm_backup::{
     RunOptions, RunReport, SizeReport, VerifyReport, VerifyScope,
 };
 use dm_core::{
-    Action, BackupKind, BackupMode, BackupRequest, Engine, EngineId, Error, ErrorKind, OpContext, Preflight,
-    Result, Secret, TargetName, TenantFilter,
+    BackupKind, BackupMode, BackupRequest, Engine, EngineId, Error, ErrorKind, OpContext, Preflight, Result,
+    Secret, TargetName, TenantFilter,
 };
 use dm_repository::{BackupHeader, Identity, Recipient, VerifyLevel};
 use serde::Serialize;
 
 use crate::DataManager;
 use crate::config::VerifyAfter;
-use crate::pipeline::Operation;
+use crate::operations::OperationKind;
+use crate::pipeline::{Notes, Operation};
 use crate::restores::selector;
 
-const PLAN: Action = Action::read("backup", "plan");
-const RUN: Action = Action::write("backup", "run");
-const LIST: Action = Action::read("backup", "list");
-const SHOW: Action = Action::read("backup", "show");
-const VERIFY: Action = Action::write("backup", "verify");
-const EXPIRE: Action = Action::write("backup", "expire");
-const DELETE: Action = Action::write("backup", "delete");
-const PIN: Action = Action::write("backup", "pin");
-const UNPIN: Action = Action::write("backup", "unpin");
-const EXPORT: Action = Action::write("backup", "export");
+const PLAN: OperationKind = OperationKind::BackupPlan;
+const RUN: OperationKind = OperationKind::BackupRun;
+const LIST: OperationKind = OperationKind::BackupList;
+const SHOW: OperationKind = OperationKind::BackupShow;
+const VERIFY: OperationKind = OperationKind::BackupVerify;
+const EXPIRE: OperationKind = OperationKind::BackupExpire;
+const DELETE: OperationKind = OperationKind::BackupDelete;
+const PIN: OperationKind = OperationKind::BackupPin;
+const UNPIN: OperationKind = OperationKind::BackupUnpin;
+const EXPORT: OperationKind = OperationKind::BackupExport;
 
 /// What to back up. The default: the only engine, under its own name, as the configuration says.
 #[derive(Clone, Debug, Default)]
@@ -306,14 +307,21 @@ impl Backups<'_> {
         format: ExportFormat,
     ) -> Result<ExportReport> {
         let of = self.dm.target(ctx, target, None, None).await?;
-        let operation =
-            Operation::new(EXPORT, of.as_str()).with_details(serde_json::json!({ "backup": which }));
+        let operation = Operation::new(EXPORT, of.as_str())
+            .with_details(serde_json::json!({ "backup": which, "folder": folder }));
+        let notes = Notes::default();
+        let operation = operation.noting(&notes);
         let work = async {
-            self.dm
+            let report = self
+                .dm
                 .backups(ctx)
                 .await?
                 .export(ctx, &selector(&of, which, false, None)?, folder, format, self.dm.jobs())
-                .await
+                .await?;
+            notes.put("backup_id", report.backup.id.to_string());
+            notes.put("files", report.files.len());
+            notes.put("bytes", report.bytes);
+            Ok(report)
         };
         self.dm.operate(ctx, operation, work).await
     }
@@ -333,7 +341,7 @@ impl Backups<'_> {
     /// # Errors
     /// `AlreadyExists`, `Denied`.
     pub async fn new_key(&self, ctx: &OpContext, out: &Path, passphrase: Option<&Secret>) -> Result<NewKey> {
-        const NEW: Action = Action::write("key", "new");
+        const NEW: OperationKind = OperationKind::KeyNew;
         let mut index = out.as_os_str().to_owned();
         index.push(".index");
         let index_path = PathBuf::from(index);

@@ -1,17 +1,18 @@
 //! What would go wrong, and the mend: configuration, engines, repository, keys, state, clock.
 
 use chrono::Datelike;
-use dm_core::{Action, ErrorKind, Finding, Level, OpContext, Result};
+use dm_core::{ErrorKind, Finding, Level, OpContext, Result};
 use dm_repository::Repository;
 use serde::Serialize;
 
 use crate::DataManager;
 use crate::backups::free_bytes;
 use crate::config::Setting;
+use crate::operations::OperationKind;
 use crate::pipeline::Operation;
 use crate::repositories::RepositorySettings;
 
-const DOCTOR: Action = Action::read("system", "doctor");
+const DOCTOR: OperationKind = OperationKind::Doctor;
 
 /// Less than this free on a local repository's disk is worth a warning.
 const LITTLE_SPACE: u64 = 1 << 30;

@@ -5,17 +5,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use dm_backup::{Assertion, DiskCheck, DrillReport};
-use dm_core::{
-    Action, BackupMode, CheckDepth, Engine, EngineId, OpContext, RecoveryPoint, Result, TargetName,
-};
+use dm_core::{BackupMode, CheckDepth, Engine, EngineId, OpContext, RecoveryPoint, Result, TargetName};
 use dm_store::{ProofKind, RecoveryProof};
 
 use crate::Backups;
 use crate::backups::free_bytes;
+use crate::operations::OperationKind;
 use crate::pipeline::Operation;
 use crate::restores::{selector, with_timeline};
 
-const DRILL: Action = Action::write("backup", "drill");
+const DRILL: OperationKind = OperationKind::BackupDrill;
 
 /// What to drill. The default: the latest backup of the only engine, checked as deeply as its engine can.
 #[derive(Clone, Debug, Default)]

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use dm_core::{Action, Engine, EngineId, EngineKind, Health, OpContext, Result, ServerVersion};
+use dm_core::{Engine, EngineId, EngineKind, Health, OpContext, Result, ServerVersion};
 use futures::StreamExt;
 use serde::Serialize;
 
 use crate::DataManager;
+use crate::operations::OperationKind;
 use crate::pipeline::Operation;
 
-const HEALTH: Action = Action::read("monitor", "show");
+const HEALTH: OperationKind = OperationKind::Health;
 
 /// One engine's answer.
 #[derive(Clone, Debug, Serialize)]

@@ -2,17 +2,18 @@
 
 use chrono::{DateTime, Utc};
 use dm_backup::{HOLD_NAME, RewritePlan, RewriteReport};
-use dm_core::{Action, OpContext, Result, TargetName};
+use dm_core::{OpContext, Result, TargetName};
 use dm_repository::BackupHeader;
 
 use crate::backups::Backups;
+use crate::operations::OperationKind;
 use crate::pipeline::Operation;
 use crate::restores::selector;
 
-const HOLD: Action = Action::write("backup", "hold");
-const RELEASE: Action = Action::write("backup", "release");
-const PLAN: Action = Action::read("backup", "plan");
-const REWRITE: Action = Action::write("backup", "rewrite");
+const HOLD: OperationKind = OperationKind::BackupHold;
+const RELEASE: OperationKind = OperationKind::BackupRelease;
+const PLAN: OperationKind = OperationKind::BackupPlan;
+const REWRITE: OperationKind = OperationKind::BackupRewrite;
 
 impl Backups<'_> {
     /// Holds a backup: no rule and no command deletes it until the hold is released, or until it ends.

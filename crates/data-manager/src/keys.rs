@@ -1,14 +1,15 @@
 //! Keys of an encrypted repository: who can read what, and changing it.
 
-use dm_core::{Action, OpContext, Result};
+use dm_core::{OpContext, Result};
 use dm_repository::{KeyList, RewrapPlan, RewrapReport, RewrapRequest};
 
 use crate::backups::Backups;
+use crate::operations::OperationKind;
 use crate::pipeline::Operation;
 
-const LIST: Action = Action::read("key", "list");
-const PLAN: Action = Action::read("key", "plan");
-const REWRAP: Action = Action::write("key", "rewrap");
+const LIST: OperationKind = OperationKind::KeyList;
+const PLAN: OperationKind = OperationKind::KeyPlan;
+const REWRAP: OperationKind = OperationKind::KeyRewrap;
 
 impl Backups<'_> {
     /// Who can read the repository, and which backups are not sealed to the newest recipients. Needs no key.

@@ -22,8 +22,10 @@
 
 mod anchors;
 mod audit;
+mod audit_retention;
 mod backups;
 mod builder;
+mod captures;
 pub mod config;
 mod doctor;
 mod drills;
@@ -33,6 +35,7 @@ mod holds;
 mod keys;
 mod logs;
 mod manager;
+mod operations;
 mod pipeline;
 mod places;
 mod query;
@@ -43,8 +46,10 @@ mod status;
 mod targets;
 
 pub use audit::{AnchorStatus, AuditKey, AuditStatus, AuditVerifyOptions, Audits};
+pub use audit_retention::{AuditExpirePlan, AuditExpireReport};
 pub use backups::{BackupOptions, Backups, NewKey};
 pub use builder::DataManagerBuilder;
+pub use captures::{CaptureRemoval, Captures, DrainOptions, DrainReport};
 pub use config::Config;
 pub use dm_audit as audit_trail;
 pub use dm_backup as backup;
@@ -59,6 +64,7 @@ pub use dm_core::{
     Restored, Result, Row, RowStream, RunId, Secret, Statement, SystemClock, TableComparison, TableFacts,
     TargetName, TenantFilter, Transaction, TransactionOptions, Value, redact_url,
 };
+pub use dm_core::{CaptureRequest, CaptureStatus, CapturedTable, TableName};
 pub use dm_core::{LogHead, LogHolder, LogPosition, LogSpan};
 pub use dm_repository as repository;
 pub use dm_store::{Order, Page, ProofKind, RecoveryProof};
@@ -67,6 +73,7 @@ pub use drills::DrillOptions;
 pub use health::EngineHealth;
 pub use logs::{DroppedHolder, FetchLogOptions, Logs, PushLogOptions, ShipLogOptions};
 pub use manager::DataManager;
+pub use operations::{EventKind, OperationKind};
 pub use places::{PRIMARY, PlaceCopy, PlaceStatus};
 pub use restores::{RestoreOptions, RestorePlan};
 pub use status::{StatusReport, TargetStatus, Verdict};

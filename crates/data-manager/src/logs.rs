@@ -10,21 +10,20 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dm_backup::{BackupService, Fetched, LogStatusReport, PushReport, ShipReport, TargetLog};
-use dm_core::{
-    Action, BackupMode, Engine, EngineId, Error, ErrorKind, LogSource, OpContext, Result, TargetName,
-};
+use dm_core::{BackupMode, Engine, EngineId, Error, ErrorKind, LogSource, OpContext, Result, TargetName};
 use serde::Serialize;
 
 use crate::DataManager;
+use crate::operations::OperationKind;
 use crate::pipeline::Operation;
 
 use std::sync::Arc;
 
-const SHIP: Action = Action::write("log", "ship");
-const PUSH: Action = Action::write("log", "push");
-const FETCH: Action = Action::write("log", "fetch");
-const STATUS: Action = Action::read("log", "status");
-const DROP: Action = Action::write("log", "drop-slot");
+const SHIP: OperationKind = OperationKind::LogShip;
+const PUSH: OperationKind = OperationKind::LogPush;
+const FETCH: OperationKind = OperationKind::LogFetch;
+const STATUS: OperationKind = OperationKind::LogStatus;
+const DROP: OperationKind = OperationKind::LogDropSlot;
 
 /// What a setting of no time at all becomes: longer than anybody waits.
 const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);

@@ -4,6 +4,7 @@
 //! the audit trail; no secret reaches that line.
 
 use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use dm_core::{
@@ -17,6 +18,7 @@ use serde_json::Value as Json;
 use tracing::Instrument;
 
 use crate::DataManager;
+use crate::operations::OperationKind;
 
 /// How long an operation that needs no state store waits for it.
 const AT_ONCE: Duration = Duration::from_secs(2);
@@ -26,16 +28,52 @@ pub(crate) struct Operation {
     action: Action,
     resource: Resource,
     details: Json,
+    notes: Notes,
+}
+
+/// What the work finds out on its way, for the details of the outcome: what was read, and how much. Clones are one.
+#[derive(Clone, Default)]
+pub(crate) struct Notes(Arc<Mutex<serde_json::Map<String, Json>>>);
+
+impl Notes {
+    /// Notes a value; no secret, no personal data.
+    pub(crate) fn put(&self, name: &str, value: impl Into<Json>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), value.into());
+    }
+
+    /// The details with what was noted.
+    fn added_to(&self, details: Json) -> Json {
+        let notes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match details {
+            details if notes.is_empty() => details,
+            Json::Object(mut fields) => {
+                fields.extend(notes.clone());
+                Json::Object(fields)
+            }
+            _ => Json::Object(notes.clone()),
+        }
+    }
 }
 
 impl Operation {
-    pub(crate) fn new(action: Action, resource: impl Into<Resource>) -> Self {
-        Self { action, resource: resource.into(), details: Json::Null }
+    pub(crate) fn new(kind: OperationKind, resource: impl Into<Resource>) -> Self {
+        Self {
+            action: kind.action(),
+            resource: resource.into(),
+            details: Json::Null,
+            notes: Notes::default(),
+        }
     }
 
     /// Parameters that a reader of the trail needs; no secret, no personal data.
     pub(crate) fn with_details(mut self, details: Json) -> Self {
         self.details = details;
+        self
+    }
+
+    /// Where the work puts what it finds out.
+    pub(crate) fn noting(mut self, notes: &Notes) -> Self {
+        self.notes = notes.clone();
         self
     }
 }
@@ -79,7 +117,7 @@ impl DataManager {
         operation: Operation,
         work: BoxFuture<'_, Result<T>>,
     ) -> Result<T> {
-        let Operation { action, resource, details } = operation;
+        let Operation { action, resource, details, notes: _ } = operation;
         let span =
             tracing::info_span!("operation", run = %ctx.run_id(), action = %action, resource = %resource);
         async {
@@ -130,7 +168,7 @@ impl DataManager {
         operation: Operation,
         work: BoxFuture<'_, Result<T>>,
     ) -> Result<T> {
-        let Operation { action, resource, details } = operation;
+        let Operation { action, resource, details, notes } = operation;
         let mut intent = AuditIntent {
             run_id: ctx.run_id(),
             actor: ctx.actor().name.clone(),
@@ -170,6 +208,7 @@ impl DataManager {
                 Ok(()) => work.await,
                 Err(error) => Err(error),
             };
+            intent.details = notes.added_to(std::mem::take(&mut intent.details));
             let outcome = result.as_ref().map_or_else(|e| outcome_of(e.kind()), |_| AuditOutcome::Success);
             let ended = event(ctx, &intent, outcome, began, result.as_ref().err());
             let recorded = if action.writes {
@@ -213,7 +252,7 @@ fn is_critical(action: Action) -> bool {
         )
 }
 
-fn outcome_of(kind: ErrorKind) -> AuditOutcome {
+pub(crate) fn outcome_of(kind: ErrorKind) -> AuditOutcome {
     match kind {
         ErrorKind::Interrupted => AuditOutcome::Interrupted,
         ErrorKind::Denied => AuditOutcome::Denied,
@@ -222,7 +261,7 @@ fn outcome_of(kind: ErrorKind) -> AuditOutcome {
     }
 }
 
-fn event(
+pub(crate) fn event(
     ctx: &OpContext,
     intent: &AuditIntent,
     outcome: AuditOutcome,

@@ -4,17 +4,18 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use dm_backup::RepairedBackup;
-use dm_core::{Action, Error, ErrorKind, OpContext, Progress, Result, TargetName};
+use dm_core::{Error, ErrorKind, OpContext, Progress, Result, TargetName};
 use dm_repository::{CopyOptions, CopyReport, Repository};
 use serde::Serialize;
 
 use crate::DataManager;
 use crate::backups::Backups;
+use crate::operations::OperationKind;
 use crate::pipeline::Operation;
 use crate::repositories::RepositorySettings;
 
-const COPY: Action = Action::write("backup", "copy");
-const REPAIR: Action = Action::write("backup", "repair");
+const COPY: OperationKind = OperationKind::BackupCopy;
+const REPAIR: OperationKind = OperationKind::BackupRepair;
 
 /// What the place that backups are made in is called.
 pub const PRIMARY: &str = "primary";

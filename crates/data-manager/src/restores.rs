@@ -8,18 +8,19 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use dm_backup::{ApplyOptions, Assertion, Hooks, RestoreReport, Selector, Unproven};
 use dm_core::{
-    Action, BackupMode, CheckDepth, Destination, Engine, EngineId, Error, OpContext, RecoveryPoint,
-    RestoreRequest, Restored, Result, TargetName, TenantFilter,
+    BackupMode, CheckDepth, Destination, Engine, EngineId, Error, OpContext, RecoveryPoint, RestoreRequest,
+    Restored, Result, TargetName, TenantFilter,
 };
 use dm_store::{ProofKind, RecoveryProof};
 use serde::Serialize;
 
-use crate::pipeline::Operation;
+use crate::operations::OperationKind;
+use crate::pipeline::{Notes, Operation};
 use crate::{DataManager, engines};
 
-const PLAN: Action = Action::read("restore", "plan");
-const RUN: Action = Action::write("restore", "run");
-const RELEASE: Action = Action::write("restore", "release");
+const PLAN: OperationKind = OperationKind::RestorePlan;
+const RUN: OperationKind = OperationKind::RestoreRun;
+const RELEASE: OperationKind = OperationKind::RestoreRelease;
 
 /// The engine's setting that chooses among histories.
 pub(crate) const TIMELINE: &str = "timeline";
@@ -173,12 +174,19 @@ impl DataManager {
             "backup": plan.plan.backup.id, "location": plan.plan.preview.location, "tables": plan.plan.tables,
             "until": plan.plan.until, "keep_sealed": plan.options.keep_sealed, "hooks": plan.options.hooks,
         });
-        let operation = Operation::new(RUN, plan.plan.backup.target.as_str()).with_details(details);
+        let notes = Notes::default();
+        let operation =
+            Operation::new(RUN, plan.plan.backup.target.as_str()).with_details(details).noting(&notes);
         let work = async {
             let service = self.backups(ctx).await?;
             let result =
                 service.apply_restore(ctx, plan.engine.as_ref(), &plan.plan, plan.options.clone()).await;
             self.record_restore(ctx, &plan, &result).await?;
+            if let Ok(report) = &result {
+                let rows: u64 = report.tables.iter().map(|t| t.expected.rows).sum();
+                notes.put("rows", rows);
+                notes.put("bytes", report.bytes);
+            }
             result
         };
         self.operate(ctx, operation, work).await

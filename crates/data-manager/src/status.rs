@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use dm_backup::{BackupRow, TargetLog};
-use dm_core::{Action, BackupMode, Engine, ErrorKind, Finding, OpContext, Period, Result, TargetName};
+use dm_core::{BackupMode, Engine, ErrorKind, Finding, OpContext, Period, Result, TargetName};
 use dm_store::{ProofKind, RecoveryProof};
 use serde::Serialize;
 
+use crate::operations::OperationKind;
 use crate::pipeline::Operation;
 use crate::{AuditStatus, DataManager, PlaceStatus};
 
-const STATUS: Action = Action::read("system", "status");
+const STATUS: OperationKind = OperationKind::Status;
 
 /// Backups older than this are stale; twice the default schedule's day.
 const STALE_AFTER: TimeDelta = TimeDelta::hours(48);

@@ -4,6 +4,7 @@
 //!   a hash of itself and a salted commitment to its payload.
 //! - **Seal** ([`AuditLog::seal`]): one fenced leader puts committed leaves into a gapless chain. Only the sealer
 //!   chains: a chain kept in the append would make every append wait for every other.
+//! - **Capture** ([`AuditLog::take_over`]): changes of rows that an engine recorded in its own transactions, each once.
 //! - **Verify** ([`AuditLog::verify`], [`AuditLog::verify_from`]): recomputes everything from the rows. Alone it can
 //!   say *internally consistent*, never *untampered*: whoever can write the store can rewrite all of it. A head noted
 //!   somewhere else ([`LogHead`]) is what finds a cut tail, a wiped log and a rewritten chain.
@@ -11,6 +12,7 @@
 //! `docs/audit.md` defines every hash, so that a verifier can be written from it in another language.
 
 mod anchor;
+mod captured;
 mod checkpoint;
 mod encoding;
 mod head;
@@ -20,12 +22,14 @@ mod merkle;
 mod note;
 mod proof;
 mod redact;
+mod retention;
 mod seal;
 mod sign;
 mod tiles;
 mod verify;
 
 pub use anchor::Anchor;
+pub use captured::CHANGE;
 pub use checkpoint::{Checkpoint, SignedCheckpoint};
 pub use encoding::{LEAF_VERSION, chain_hash, commitment, leaf_hash};
 pub use head::LogHead;

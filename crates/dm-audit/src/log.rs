@@ -190,6 +190,11 @@ impl AuditSink for AuditLog {
 }
 
 fn leaf(event: &AuditEvent) -> Result<Leaf> {
+    named_leaf(event, Uuid::now_v7())
+}
+
+/// The leaf of an event that has its name already.
+pub(crate) fn named_leaf(event: &AuditEvent, event_id: Uuid) -> Result<Leaf> {
     let text = |text: &str| redact_text(text).replace('\0', "\u{fffd}");
     let details = serde_json::to_string(&redact_json(&event.intent.details))
         .map_err(|e| Error::internal("an audit event cannot be written as JSON").with_source(e))?;
@@ -199,7 +204,7 @@ fn leaf(event: &AuditEvent) -> Result<Leaf> {
     let commitment = commitment(&salt, &details, error.as_deref());
     let mut leaf = Leaf {
         version: LEAF_VERSION,
-        event_id: Uuid::now_v7().to_string(),
+        event_id: event_id.to_string(),
         at: event.at.timestamp_micros(),
         actor: text(&event.intent.actor),
         action: text(&event.intent.action),

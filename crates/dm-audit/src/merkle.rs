@@ -197,6 +197,11 @@ impl Accumulator {
         self.size
     }
 
+    /// The same tree when each of its leaves is itself the root of a perfect one of `width` leaves, a power of two.
+    pub(crate) fn widened(&self, width: u64) -> Self {
+        Self { size: self.size * width, peaks: self.peaks.clone() }
+    }
+
     pub(crate) fn root(&self) -> Hash {
         let mut peaks = self.peaks.iter().rev();
         let Some(last) = peaks.next() else { return empty_root() };

@@ -8,7 +8,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BackupSource, EngineId, Finding, LogSource, MigrationTarget, OpContext, QueryPort, RestoreTarget, Result,
+    BackupSource, CaptureSource, EngineId, Finding, LogSource, MigrationTarget, OpContext, QueryPort,
+    RestoreTarget, Result,
 };
 
 /// The family of a database.
@@ -138,6 +139,11 @@ pub trait Engine: Send + Sync + fmt::Debug {
 
     /// Migrations.
     fn migrations(&self) -> Option<Arc<dyn MigrationTarget>> {
+        None
+    }
+
+    /// Recording the changes of rows.
+    fn capture(&self) -> Option<Arc<dyn CaptureSource>> {
         None
     }
 

@@ -13,6 +13,7 @@ mod actor;
 mod audit;
 mod backup;
 mod bytesize;
+mod capture;
 mod context;
 mod digest;
 mod engine;
@@ -36,6 +37,9 @@ pub use backup::{
     TenantFilter,
 };
 pub use bytesize::ByteSize;
+pub use capture::{
+    CaptureRequest, CaptureSource, CaptureStatus, CapturedTable, ChangeKind, RowChange, TableName, exact_json,
+};
 pub use context::{Clock, NoProgress, OpContext, Progress, ProgressSink, SystemClock};
 pub use digest::{ContentDigest, RowHasher, TableFacts};
 pub use engine::{Capabilities, Engine, EngineKind, Health, ServerVersion};

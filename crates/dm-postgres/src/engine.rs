@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use dm_core::{
-    BackupSource, Capabilities, Engine, EngineId, EngineKind, Error, ErrorKind, Finding, Health, Level,
-    LogSource, OpContext, QueryPort, RestoreTarget, Result, Secret, ServerVersion,
+    BackupSource, Capabilities, CaptureSource, Engine, EngineId, EngineKind, Error, ErrorKind, Finding,
+    Health, Level, LogSource, OpContext, QueryPort, RestoreTarget, Result, Secret, ServerVersion,
 };
 use sqlx::ConnectOptions;
 use sqlx::Executor;
@@ -15,6 +15,7 @@ use sqlx::postgres::{PgPool, PgPoolOptions};
 
 use crate::PostgresOptions;
 use crate::backup::PostgresBackup;
+use crate::capture::PostgresCapture;
 use crate::catalog;
 use crate::client::Client;
 use crate::diagnose;
@@ -189,6 +190,10 @@ impl Engine for PostgresEngine {
 
     fn log(&self) -> Option<Arc<dyn LogSource>> {
         Some(Arc::new(PostgresLog::new(self.client.clone(), self.pool.clone())))
+    }
+
+    fn capture(&self) -> Option<Arc<dyn CaptureSource>> {
+        Some(Arc::new(PostgresCapture { client: self.client.clone(), pool: self.pool.clone() }))
     }
 
     async fn close(&self) {

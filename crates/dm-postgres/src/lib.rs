@@ -10,6 +10,7 @@
 //! - One module (`sql`) puts text into statements, quoted; everything else is bound.
 
 mod backup;
+mod capture;
 mod catalog;
 mod client;
 mod diagnose;

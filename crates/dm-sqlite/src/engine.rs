@@ -5,10 +5,11 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use dm_core::{
-    BackupSource, Capabilities, Engine, EngineId, EngineKind, Finding, Health, OpContext, QueryPort,
-    RestoreTarget, Result, ServerVersion,
+    BackupSource, Capabilities, CaptureSource, Engine, EngineId, EngineKind, Finding, Health, OpContext,
+    QueryPort, RestoreTarget, Result, ServerVersion,
 };
 
+use crate::capture::Capture;
 use crate::error::sqlite;
 use crate::pool::Pool;
 use crate::query::Queries;
@@ -114,6 +115,10 @@ impl Engine for SqliteEngine {
 
     fn restore(&self) -> Option<Arc<dyn RestoreTarget>> {
         Some(Arc::new(Target { pool: Arc::clone(&self.pool) }))
+    }
+
+    fn capture(&self) -> Option<Arc<dyn CaptureSource>> {
+        Some(Arc::new(Capture { pool: Arc::clone(&self.pool) }))
     }
 
     async fn close(&self) {

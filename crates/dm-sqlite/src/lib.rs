@@ -12,6 +12,7 @@
 //!
 //! The formats that this adapter defines (the member, the row encoding) are written down in `docs/sqlite.md`.
 
+mod capture;
 mod connect;
 mod diagnose;
 mod disk;

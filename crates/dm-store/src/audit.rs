@@ -90,15 +90,6 @@ pub struct SealedEntry {
     pub leaf: Option<Leaf>,
 }
 
-/// A page of the chain.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SealedPage {
-    /// Links in ascending order.
-    pub entries: Vec<SealedEntry>,
-    /// Position behind the entries whose row cannot be read at all, and why; nothing behind it was read.
-    pub unreadable: Option<(i64, String)>,
-}
-
 /// A leaf that no seal covers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnsealedLeaf {
@@ -146,6 +137,13 @@ pub struct LeafFilter {
     pub actor: Option<String>,
     /// Actions that begin with this: `backup:`.
     pub action_prefix: Option<String>,
+    /// One of these actions; any where there are none.
+    pub actions: Vec<String>,
+    /// Sealed ones behind this position of the chain, in its order, whatever the page's: what is sealed later comes behind what
+    /// was seen, which is not so of ids, given before the commit.
+    pub sealed_after: Option<i64>,
+    /// No action that begins with this.
+    pub not_action_prefix: Option<String>,
     /// This resource.
     pub resource: Option<String>,
     /// This outcome.
@@ -185,6 +183,22 @@ impl Store {
                 commit(transaction).await
             }
         }
+    }
+
+    /// Appends those leaves whose events are not in the log yet, in one transaction; durable when it returns. Gives how many
+    /// that were.
+    ///
+    /// # Errors
+    /// `Busy`, `Unreachable`, `Exhausted`; none of them is then in the log.
+    pub async fn append_new_leaves(&self, leaves: &[Leaf]) -> Result<u64> {
+        let mut transaction = self.begin().await?;
+        let mut appended = 0;
+        for chunk in leaves.chunks(LEAVES_A_STATEMENT) {
+            let sql = insert_chunk(chunk).push(" ON CONFLICT (event_id) DO NOTHING");
+            appended += sql.execute(&mut *transaction).await?;
+        }
+        commit(transaction).await?;
+        Ok(appended)
     }
 
     /// Whether any leaf waits for its seal. Cheap.
@@ -262,37 +276,55 @@ impl Store {
         Ok(seals)
     }
 
-    /// A page of the chain behind a position (from the very beginning when `None`), with the leaves.
+    /// The position so many links behind another one (from the very beginning when `None`), or that of the last link; `None`
+    /// when there is none behind it. It reads no link.
     ///
     /// # Errors
     /// `Busy`, `Unreachable`.
-    pub async fn sealed_page(&self, after: Option<i64>, limit: u32) -> Result<SealedPage> {
+    pub async fn seals_ahead(&self, after: Option<i64>, count: u32) -> Result<Option<i64>> {
+        let ahead = |on: &'static str| Sql::new(on).and("seq > ", after);
+        let sql = ahead("SELECT seq FROM audit_seals WHERE 1 = 1")
+            .push(" ORDER BY seq LIMIT 1 OFFSET ")
+            .value(i64::from(count.max(1) - 1));
+        if let Some(row) = sql.optional(self.reader()).await? {
+            return Columns::new(&row).take().map(Some);
+        }
+        let sql = ahead("SELECT MAX(seq) FROM audit_seals WHERE 1 = 1");
+        Columns::new(&sql.one(self.reader()).await?).take()
+    }
+
+    /// Hands over the links behind a position (from the very beginning when `None`) up to another one, in ascending order,
+    /// with their leaves, as they arrive. Gives the position whose row cannot be read at all, and why; nothing behind it was
+    /// read.
+    ///
+    /// # Errors
+    /// `Busy`, `Unreachable`.
+    pub async fn each_sealed(
+        &self,
+        after: Option<i64>,
+        up_to: i64,
+        mut take: impl FnMut(SealedEntry) + Send,
+    ) -> Result<Option<(i64, String)>> {
         let sql = Sql::new(
             "SELECT s.seq, s.leaf_id, s.event_id, s.prev_hash, s.chain_hash, s.sealed_at, s.epoch, l.id, ",
         )
         .push(LEAF_COLUMNS)
         .push(" FROM audit_seals s LEFT JOIN audit_leaves l ON l.id = s.leaf_id WHERE 1 = 1")
         .and("s.seq > ", after)
-        .push(" ORDER BY s.seq LIMIT ")
-        .value(i64::from(limit));
-        let (rows, mut why) = sql.readable(self.reader()).await?;
-        let mut page = SealedPage::default();
-        for row in &rows {
-            match read_sealed(row) {
-                Ok(entry) => page.entries.push(entry),
-                Err(e) => {
-                    why = Some(e.to_string());
-                    break;
-                }
-            }
-        }
-        if let Some(why) = why {
-            let sql = Sql::new("SELECT seq FROM audit_seals WHERE 1 = 1")
-                .and("seq > ", page.entries.last().map(|e| e.seal.seq).or(after))
-                .push(" ORDER BY seq LIMIT 1");
-            page.unreadable = Some((Columns::new(&sql.one(self.reader()).await?).take()?, why));
-        }
-        Ok(page)
+        .and("s.seq <= ", Some(up_to))
+        .push(" ORDER BY s.seq");
+        let mut last = after;
+        let why = sql.each(self.reader(), |row| {
+            let entry = read_sealed(&row)?;
+            last = Some(entry.seal.seq);
+            take(entry);
+            Ok(())
+        });
+        let Some(why) = why.await? else { return Ok(None) };
+        let sql = Sql::new("SELECT seq FROM audit_seals WHERE 1 = 1")
+            .and("seq > ", last)
+            .push(" ORDER BY seq LIMIT 1");
+        Ok(Some((Columns::new(&sql.one(self.reader()).await?).take()?, why)))
     }
 
     /// A leaf by its name, with its position in the chain once it is sealed.
@@ -398,14 +430,28 @@ impl Store {
             .and("l.outcome = ", filter.outcome.as_ref().map(word).transpose()?)
             .and("l.run_id = ", filter.run_id.map(|id| id.to_string()))
             .and("l.at >= ", filter.since.map(micros))
-            .and("l.at < ", filter.until.map(micros));
+            .and("l.at < ", filter.until.map(micros))
+            .and("s.seq > ", filter.sealed_after);
         if let Some(prefix) = &filter.action_prefix {
             sql = sql.push(" AND ").action_prefix(prefix);
+        }
+        if let Some(prefix) = &filter.not_action_prefix {
+            sql = sql.push(" AND NOT ").action_prefix(prefix);
+        }
+        for (i, action) in filter.actions.iter().enumerate() {
+            sql = sql.push(if i == 0 { " AND l.action IN (" } else { ", " }).value(action.as_str());
+        }
+        if !filter.actions.is_empty() {
+            sql = sql.push(")");
         }
         if let Some(after) = page.after {
             sql = sql.push(" AND l.id").push(page.order.beyond()).value(after);
         }
-        sql = sql.push(" ORDER BY l.id").push(page.order.keyword()).push(" LIMIT ").value(page.limit());
+        sql = match filter.sealed_after {
+            Some(_) => sql.push(" ORDER BY s.seq"),
+            None => sql.push(" ORDER BY l.id").push(page.order.keyword()),
+        };
+        sql = sql.push(" LIMIT ").value(page.limit());
         sql.all(self.reader()).await?.iter().map(read_listed).collect()
     }
 }

@@ -10,6 +10,7 @@
 //! This crate stores audit leaves and seals but knows nothing of how they are hashed; that is `dm-audit`'s.
 
 mod audit;
+mod audit_retention;
 mod audit_tree;
 mod dialect;
 mod error;
@@ -23,9 +24,9 @@ mod sql;
 mod store;
 
 pub use audit::{
-    Leaf, LeafFilter, LeafName, ListedLeaf, PendingLeaf, Seal, SealedEntry, SealedPage, UnsealedLeaf,
-    UnsealedPage,
+    Leaf, LeafFilter, LeafName, ListedLeaf, PendingLeaf, Seal, SealedEntry, UnsealedLeaf, UnsealedPage,
 };
+pub use audit_retention::{Expirable, LeafHold};
 pub use audit_tree::{AnchorState, CheckpointRow, SealedHash, Tile};
 pub use leases::Lease;
 pub use proofs::{ProofKind, RecoveryProof};

@@ -152,15 +152,33 @@ impl Sql {
         self,
         on: impl Executor<'e, Database = Any>,
     ) -> Result<(Vec<AnyRow>, Option<String>)> {
+        let mut rows = Vec::new();
+        let why = self.each(on, |row| {
+            rows.push(row);
+            Ok(())
+        });
+        let why = why.await?;
+        Ok((rows, why))
+    }
+
+    /// Hands over each row as it arrives, up to the first that cannot be read or is refused; gives why.
+    pub(crate) async fn each<'e>(
+        self,
+        on: impl Executor<'e, Database = Any>,
+        mut take: impl FnMut(AnyRow) -> Result<()> + Send,
+    ) -> Result<Option<String>> {
         use futures::TryStreamExt;
         let query = self.build()?;
         let mut stream = query.fetch(on);
-        let mut rows = Vec::new();
         loop {
             match stream.try_next().await {
-                Ok(Some(row)) => rows.push(row),
-                Ok(None) => return Ok((rows, None)),
-                Err(e) if error::is_unreadable(&e) => return Ok((rows, Some(e.to_string()))),
+                Ok(Some(row)) => {
+                    if let Err(refused) = take(row) {
+                        return Ok(Some(refused.to_string()));
+                    }
+                }
+                Ok(None) => return Ok(None),
+                Err(e) if error::is_unreadable(&e) => return Ok(Some(e.to_string())),
                 Err(e) => return Err(error::map(e)),
             }
         }

@@ -165,6 +165,8 @@ pub(super) fn assemble(resolved: &mut Resolved, file: &str, default_store: &str)
             origin: audit.optional("origin")?,
             anchors: audit.required("anchors")?,
             anchor_timeout: audit.required("anchor_timeout")?,
+            retention: audit.optional("retention")?,
+            holds: audit.required("holds")?,
         },
         retention: RetentionConfig {
             soft_delete_grace_days: retention.required("soft_delete_grace_days")?,

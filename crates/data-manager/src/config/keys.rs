@@ -510,6 +510,20 @@ pub(super) const KEYS: &[Key] = &[
         "",
         "longest wait for one anchor; one that fails is tried again by the next seal",
     ),
+    key(
+        "audit.retention",
+        Kind::Period,
+        None,
+        "2 years",
+        "how long the details of the trail's lines are kept (dm audit expire); for ever when not set",
+    ),
+    key(
+        "audit.holds",
+        Kind::TextList,
+        Some(""),
+        "resource=shop/users action=change:",
+        "lines whose details stay whatever their age: `actor=`, `action=` (how it begins), `resource=`, all of an entry at once",
+    ),
     key("access.default_actor_roles", Kind::TextList, Some("admin"), "", "roles of the local user"),
     key(
         "access.roles.*",
@@ -554,36 +568,6 @@ pub(super) const KEYS: &[Key] = &[
         "",
         "more open connections raise an alert",
     )),
-];
-
-/// What a profile that comes with the program sets; a file and the environment may say otherwise.
-pub(super) const PROFILES: &[(&str, &[(&str, &str)])] = &[
-    (
-        "development",
-        &[("engines.*.pool_max", "5"), ("backup.enabled", "false"), ("monitoring.enabled", "false")],
-    ),
-    (
-        "staging",
-        &[
-            ("engines.*.pool_max", "10"),
-            ("backup.enabled", "true"),
-            ("repository.retention.daily", "3"),
-            ("repository.retention.weekly", "0"),
-            ("repository.retention.monthly", "0"),
-            ("repository.retention.yearly", "0"),
-            ("repository.retention.within", "3 days"),
-            ("repository.retention.incremental_within", "3 days"),
-        ],
-    ),
-    (
-        "production",
-        &[
-            ("engines.*.pool_max", "auto"),
-            ("backup.enabled", "true"),
-            ("repository.retention.within", "7 days"),
-            ("monitoring.enabled", "true"),
-        ],
-    ),
 ];
 
 /// The setting that a concrete path belongs to.

@@ -16,6 +16,7 @@ mod kind;
 mod nearest;
 mod places;
 mod prisma;
+mod profiles;
 mod references;
 mod resolve;
 mod sections;
@@ -33,8 +34,8 @@ use chrono_tz::Tz;
 use dm_core::{EngineId, Error, ErrorKind, Finding, Level, Result, TargetName};
 
 use document::Document;
-use keys::PROFILES;
 use nearest::nearest;
+use profiles::PROFILES;
 use resolve::{Resolved, Surroundings, resolve};
 
 pub use cron::CronSchedule;

@@ -7,9 +7,10 @@ use dm_core::{Error, Finding, Level, Result};
 
 use super::document::{Document, KeyPath, Layer, Leaf, Problem, dotted, refused, report};
 use super::environment::{self, Database, Targets, value};
-use super::keys::{KEYS, Key, PROFILES};
+use super::keys::{KEYS, Key};
 use super::kind::{Kind, Parsed, Raw, carries_password};
 use super::places::anchor;
+use super::profiles::PROFILES;
 use super::references::{expand, read_file};
 use super::source::Source;
 

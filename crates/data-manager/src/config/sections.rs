@@ -246,6 +246,10 @@ pub struct AuditConfig {
     pub anchors: Vec<String>,
     /// Longest wait for one of those places.
     pub anchor_timeout: Option<Duration>,
+    /// How long the details of events are kept; for ever when `None`.
+    pub retention: Option<Period>,
+    /// Events whose details are kept whatever their age.
+    pub holds: Vec<String>,
 }
 
 /// `[access]`.

@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::keys::{KEYS, PROFILES};
+use super::keys::KEYS;
+use super::profiles::PROFILES;
 use super::variables::{ENVIRONMENT, EnvName, Strength, Unit};
 
 const LATER: &str = " *(read, used from a later release)*";

@@ -6,6 +6,7 @@ use super::tree::TreeCheck;
 use super::{AuditVerification, BadEntry, KeptResult};
 use crate::encoding::{LEAF_VERSION, chain_hash, commitment, leaf_hash};
 use crate::head::LogHead;
+use crate::merkle::Hash;
 
 /// What has been seen so far.
 #[derive(Default)]
@@ -51,24 +52,24 @@ impl Checker {
         self.first_bad.get_or_insert_with(|| BadEntry { seq, event_id: event_id.map(str::to_owned), why });
     }
 
-    pub(super) fn entry(&mut self, entry: &SealedEntry, tree: &mut TreeCheck) {
-        let seal = &entry.seal;
+    pub(super) fn entry(&mut self, entry: &Examined, tree: &mut TreeCheck) {
         self.sealed += 1;
-        self.erased += u64::from(entry.leaf.as_ref().is_some_and(|leaf| leaf.erased_by.is_some()));
-        self.position(seal.seq);
+        self.erased += u64::from(entry.erased_by.is_some());
+        self.position(entry.seq);
         let expected = if self.begun { self.hash.clone() } else { Some(LogHead::EMPTY.hash.to_vec()) };
-        let why = wrong_leaf(entry)
+        let why = entry
+            .wrong_leaf
+            .clone()
             .or_else(|| {
                 expected
-                    .filter(|hash| *hash != seal.prev_hash)
+                    .filter(|hash| *hash != entry.prev_hash)
                     .map(|_| "it does not follow from the seal before it".to_owned())
             })
-            .or_else(|| wrong_chain(seal, entry.leaf.as_ref()))
-            .or_else(|| self.not_as_noted(seal));
-        let hash = entry.leaf.as_ref().and_then(|leaf| leaf.leaf_hash.as_slice().try_into().ok());
-        match (why, hash) {
+            .or_else(|| entry.wrong_chain.clone())
+            .or_else(|| self.not_as_noted(entry));
+        match (why, entry.leaf_hash) {
             (Some(why), _) => {
-                self.bad(Some(seal.seq), Some(&seal.event_id), why);
+                self.bad(Some(entry.seq), Some(&entry.event_id), why);
                 tree.stop();
             }
             (None, Some(hash)) => {
@@ -82,8 +83,8 @@ impl Checker {
             tree.stop();
         }
         self.begun = true;
-        self.seq = seal.seq;
-        self.hash = Some(seal.chain_hash.clone());
+        self.seq = entry.seq;
+        self.hash = Some(entry.chain_hash.clone());
     }
 
     pub(super) fn unreadable(&mut self, seq: i64, why: &str) {
@@ -112,8 +113,8 @@ impl Checker {
         self.hash = None;
     }
 
-    fn not_as_noted(&self, seal: &Seal) -> Option<String> {
-        let noted = self.noted.filter(|n| n.seq == seal.seq && n.hash[..] != seal.chain_hash)?;
+    fn not_as_noted(&self, entry: &Examined) -> Option<String> {
+        let noted = self.noted.filter(|n| n.seq == entry.seq && n.hash[..] != entry.chain_hash)?;
         Some(format!(
             "the chain was rewritten here or before: its hash is not the one noted outside for seal {}",
             noted.seq
@@ -193,6 +194,37 @@ impl Checker {
                      elsewhere can tell"
                     .to_owned()
             }
+        }
+    }
+}
+
+/// What a link and its leaf say of themselves: everything that needs no other link, and what the links beside it need. It can
+/// be found out anywhere and in any order; the leaf itself is not kept.
+pub(super) struct Examined {
+    pub(super) seq: i64,
+    event_id: String,
+    prev_hash: Vec<u8>,
+    chain_hash: Vec<u8>,
+    leaf_hash: Option<Hash>,
+    pub(super) erased_by: Option<String>,
+    wrong_leaf: Option<String>,
+    wrong_chain: Option<String>,
+}
+
+impl Examined {
+    pub(super) fn new(entry: SealedEntry) -> Self {
+        let wrong_leaf = wrong_leaf(&entry);
+        let SealedEntry { seal, leaf } = entry;
+        let wrong_chain = wrong_chain(&seal, leaf.as_ref());
+        Self {
+            seq: seal.seq,
+            event_id: seal.event_id,
+            prev_hash: seal.prev_hash,
+            chain_hash: seal.chain_hash,
+            leaf_hash: leaf.as_ref().and_then(|leaf| leaf.leaf_hash.as_slice().try_into().ok()),
+            erased_by: leaf.and_then(|leaf| leaf.erased_by),
+            wrong_leaf,
+            wrong_chain,
         }
     }
 }

@@ -1,26 +1,38 @@
 //! Verifying: everything is computed again from the rows: the leaves, the chain (`chain.rs`), the tree and its signed heads
 //! (`tree.rs`).
 //!
-//! The chain is read in pages, so that memory does not grow with the log, and entries sealed meanwhile do no harm.
+//! The chain is read in parts, several at once, and of each link no more is kept than its neighbours need: memory grows neither
+//! with the log nor with its payloads, and entries sealed meanwhile do no harm.
 //! Behind a bad entry the check goes on from what the store says there, so that one defect is counted once and a
 //! second one is seen too.
 
-use dm_core::{OpContext, Result};
+use std::collections::HashMap;
+use std::pin::pin;
+
+use dm_core::{Error, OpContext, Result};
+use dm_store::Store;
+use futures::future::{self, BoxFuture};
+use futures::{FutureExt, Stream, StreamExt, stream};
 use serde::{Deserialize, Serialize};
 
-use self::chain::Checker;
+use self::chain::{Checker, Examined};
 use self::tree::TreeCheck;
 use crate::checkpoint::Checkpoint;
 use crate::head::LogHead;
 use crate::log::AuditLog;
+use crate::retention::EXPIRE;
 
 mod chain;
 mod tree;
 
 /// The action that erases a payload.
 pub(crate) const ERASE: &str = "audit:erase";
-/// Rows of a look at the store: four full tiles.
+/// Rows of a look at what is not sealed.
 const PAGE: u32 = 1024;
+/// Links of a part of the chain: sixteen full tiles.
+const PART: u32 = 4096;
+/// Parts that are read and examined at once.
+const AT_ONCE: usize = 4;
 
 /// A signed head from outside of the store, its signature checked by whoever brings it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,6 +98,27 @@ pub struct AuditVerification {
     pub unread: Vec<String>,
 }
 
+/// A part of the chain, examined.
+struct Part {
+    entries: Vec<Examined>,
+    /// Position of its last link.
+    up_to: i64,
+    /// Position behind the entries whose row cannot be read at all, and why; nothing behind it was read.
+    unreadable: Option<(i64, String)>,
+}
+
+impl Part {
+    async fn read(store: Store, after: Option<i64>, up_to: i64) -> Result<Self> {
+        let mut entries = Vec::new();
+        let unreadable = store.each_sealed(after, up_to, |entry| entries.push(Examined::new(entry))).await?;
+        Ok(Self { entries, up_to, unreadable })
+    }
+}
+
+fn died(error: tokio::task::JoinError) -> Error {
+    Error::internal("a part of the verification ended without an answer").with_source(error)
+}
+
 impl AuditLog {
     /// Checks the whole log against itself: every leaf, the chain, its gaps, the tree, its signed heads, and the leaves that
     /// wait.
@@ -133,41 +166,66 @@ impl AuditLog {
     }
 
     async fn check_chain(&self, ctx: &OpContext, checker: &mut Checker, tree: &mut TreeCheck) -> Result<()> {
-        let mut after = None;
-        loop {
+        // Runs that erased payloads, and whether they are in the log: few, for many leaves.
+        let mut erasures = HashMap::new();
+        let mut parts = pin!(self.parts().buffered(AT_ONCE));
+        while let Some(part) = parts.next().await {
             ctx.check()?;
-            let page = self.store().sealed_page(after, PAGE).await?;
-            if let Some(last) = page.entries.last() {
-                tree.prepare(self.store(), last.seal.seq).await?;
-            }
-            for entry in &page.entries {
-                checker.entry(entry, tree);
-                after = Some(entry.seal.seq);
-            }
-            for entry in &page.entries {
-                let Some(leaf) = &entry.leaf else { continue };
-                if let Some(run) = &leaf.erased_by
-                    && !self.store().has_run_of(run, ERASE).await?
+            let mut part = part?;
+            loop {
+                if let Some(last) = part.entries.last() {
+                    tree.prepare(self.store(), last.seq).await?;
+                }
+                for entry in &part.entries {
+                    checker.entry(entry, tree);
+                }
+                for entry in &part.entries {
+                    let Some(run) = &entry.erased_by else { continue };
+                    let known = match erasures.get(run) {
+                        Some(known) => *known,
+                        None => {
+                            let known = self.is_erasure(run).await?;
+                            erasures.insert(run.clone(), known);
+                            known
+                        }
+                    };
+                    if !known {
+                        let why = format!("its payload was erased by the run {run}, which is not in the log");
+                        checker.bad_at(Some(entry.seq), why);
+                    }
+                }
+                if tree.whole()
+                    && let Some((seq, why)) = tree.compare_full(self.store()).await?
                 {
-                    let why = format!("its payload was erased by the run {run}, which is not in the log");
-                    checker.bad_at(Some(entry.seal.seq), why);
+                    checker.bad_at(seq, why);
                 }
-            }
-            if tree.whole()
-                && let Some((seq, why)) = tree.compare_full(self.store()).await?
-            {
-                checker.bad_at(seq, why);
-            }
-            match page.unreadable {
-                Some((seq, why)) => {
-                    checker.unreadable(seq, &why);
-                    tree.stop();
-                    after = Some(seq);
-                }
-                None if page.entries.len() < PAGE as usize => return Ok(()),
-                None => {}
+                let Some((seq, why)) = part.unreadable.take() else { break };
+                checker.unreadable(seq, &why);
+                tree.stop();
+                part = Part::read(self.store().clone(), Some(seq), part.up_to).await?;
             }
         }
+        Ok(())
+    }
+
+    /// The chain in parts, each read and examined by a task of its own; several are under way before the first is needed.
+    fn parts(&self) -> impl Stream<Item = BoxFuture<'static, Result<Part>>> + Send + use<'_> {
+        let store = self.store();
+        stream::unfold(Some(None), async move |after: Option<Option<i64>>| {
+            let after = after?;
+            let up_to = match store.seals_ahead(after, PART).await {
+                Ok(up_to) => up_to?,
+                Err(error) => return Some((future::ready(Err(error)).boxed(), None)),
+            };
+            let part = tokio::spawn(Part::read(store.clone(), after, up_to));
+            let part = async move { part.await.unwrap_or_else(|e| Err(died(e))) };
+            Some((part.boxed(), Some(Some(up_to))))
+        })
+    }
+
+    /// Whether the log has a run of this id that erases payloads.
+    async fn is_erasure(&self, run: &str) -> Result<bool> {
+        Ok(self.store().has_run_of(run, ERASE).await? || self.store().has_run_of(run, EXPIRE).await?)
     }
 
     async fn check_unsealed(&self, ctx: &OpContext, checker: &mut Checker) -> Result<()> {

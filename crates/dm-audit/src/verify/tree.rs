@@ -18,7 +18,10 @@ use crate::tiles::{WIDTH, signed};
 pub(super) type Defect = (Option<i64>, String);
 
 pub(super) struct TreeCheck {
-    grown: Accumulator,
+    /// The roots of the full tiles of the lowest level: each is computed once, for the tiles and for the tree.
+    tiles: Accumulator,
+    /// Root of the whole tree, once everything was compared.
+    root: Option<Hash>,
     /// The hashes of the tile that is being filled, for each level, and its index.
     filling: Vec<(u64, Vec<u8>)>,
     /// Full tiles that were not compared yet.
@@ -43,7 +46,8 @@ impl TreeCheck {
         let mut kept: Vec<_> = kept.iter().collect();
         kept.sort_by_key(|k| k.checkpoint.size);
         Ok(Self {
-            grown: Accumulator::default(),
+            tiles: Accumulator::default(),
+            root: None,
             filling: Vec::new(),
             full: Vec::new(),
             tree_size: store.tree_size().await?,
@@ -64,7 +68,7 @@ impl TreeCheck {
     /// Fetches the signed heads of the part of the chain that comes next.
     pub(super) async fn prepare(&mut self, store: &Store, up_to: i64) -> Result<()> {
         while !self.broken {
-            let from = self.heads.back().map_or(signed(self.grown.size()), |head| head.size);
+            let from = self.heads.back().map_or(signed(self.size()), |head| head.size);
             if from >= up_to {
                 break;
             }
@@ -83,9 +87,8 @@ impl TreeCheck {
         if self.broken {
             return None;
         }
-        self.grown.push(leaf);
         self.fill(leaf);
-        let size = self.grown.size();
+        let size = self.size();
         let mut defect = None;
         while let Some(head) = self.heads.front() {
             if head.size > signed(size) {
@@ -103,14 +106,13 @@ impl TreeCheck {
                 ));
             }
         }
-        while let Some(kept) = self.kept.get_mut(self.next_kept) {
-            if kept.size != size {
-                break;
-            }
-            kept.ok = self.grown.root() == self.roots[self.next_kept];
-            if !kept.ok {
-                let before = self.kept[..self.next_kept].iter().rev().find(|k| k.ok).map_or(0, |k| k.size);
-                let place = &self.kept[self.next_kept].place;
+        while self.kept.get(self.next_kept).is_some_and(|kept| kept.size == size) {
+            let at = self.next_kept;
+            self.next_kept += 1;
+            self.kept[at].ok = self.root() == self.roots[at];
+            if !self.kept[at].ok {
+                let before = self.kept[..at].iter().rev().find(|k| k.ok).map_or(0, |k| k.size);
+                let place = &self.kept[at].place;
                 defect = Some((
                     Some(signed(size)),
                     format!(
@@ -118,19 +120,32 @@ impl TreeCheck {
                         before + 1
                     ),
                 ));
-                self.next_kept += 1;
                 break;
             }
-            self.next_kept += 1;
         }
         self.broken |= defect.is_some();
         defect
     }
 
     fn disagrees(&self, head: &CheckpointRow) -> bool {
-        let root = self.grown.root();
+        let root = self.root();
         let said = Checkpoint::read_unchecked(&head.note);
         head.root != root || !said.is_ok_and(|said| said.root == root && signed(said.size) == head.size)
+    }
+
+    /// How many leaves there are so far.
+    fn size(&self) -> u64 {
+        let open = self.filling.first().map_or(0, |(_, hashes)| hashes.len() / 32);
+        self.tiles.size() * WIDTH + open as u64
+    }
+
+    /// The root of the tree so far: the full tiles' roots are its largest perfect subtrees.
+    fn root(&self) -> Hash {
+        let mut tree = self.tiles.widened(WIDTH);
+        for leaf in self.filling.first().map_or(&[][..], |(_, hashes)| hashes).as_chunks::<32>().0 {
+            tree.push(*leaf);
+        }
+        tree.root()
     }
 
     fn fill(&mut self, leaf: Hash) {
@@ -145,6 +160,9 @@ impl TreeCheck {
                 return;
             }
             hash = perfect_root(hashes.as_chunks::<32>().0);
+            if level == 0 {
+                self.tiles.push(hash);
+            }
             self.full.push((level as u64, *index, std::mem::take(hashes)));
             *index += 1;
         }
@@ -162,6 +180,7 @@ impl TreeCheck {
             return Ok(Vec::new());
         }
         let store = log.store();
+        self.root = Some(self.root());
         let filling = std::mem::take(&mut self.filling);
         let rest =
             filling.into_iter().enumerate().map(|(level, (index, hashes))| (level as u64, index, hashes));
@@ -217,7 +236,7 @@ impl TreeCheck {
 
     /// Whether a checkpoint at this size was compared.
     pub(super) fn into_result(self) -> (u64, Vec<KeptResult>, Option<Hash>) {
-        let root = (!self.broken).then(|| self.grown.root());
+        let root = (!self.broken).then(|| self.root.unwrap_or_else(|| self.root()));
         (self.checked, self.kept, root)
     }
 

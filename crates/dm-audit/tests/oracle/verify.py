@@ -73,7 +73,7 @@ def verify(database, noted):
         if leaf[0] is None:
             why = "leaf is gone"
         elif leaf[16] is not None and not database.execute(
-                "SELECT 1 FROM audit_leaves WHERE run_id = ? AND action = 'audit:erase'", (leaf[16].decode(),)).fetchone():
+                "SELECT 1 FROM audit_leaves WHERE run_id = ? AND action IN ('audit:erase', 'audit:expire')", (leaf[16].decode(),)).fetchone():
             why = "erased by nobody"
         elif leaf[2] != event_id:
             why = "leaf of another event"

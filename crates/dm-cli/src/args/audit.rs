@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use data_manager::audit_trail::{LogHead, NoteVerifier};
-use data_manager::{AuditOutcome, RunId};
+use data_manager::{AuditOutcome, EventKind, Period, RunId};
 
-use super::LinesArgs;
+use super::capture::CaptureArgs;
+use super::{ApplyArgs, LinesArgs};
 
 /// Reads and checks the trail of everything that was done.
 ///
@@ -27,6 +28,8 @@ pub(crate) enum AuditCommand {
     Prove(ProveArgs),
     Key(AuditKeyArgs),
     Erase(EraseArgs),
+    Expire(AuditExpireArgs),
+    Capture(CaptureArgs),
 }
 
 /// Lists what was done, newest first.
@@ -58,6 +61,13 @@ pub(crate) struct LogArgs {
     #[arg(long, value_name = "AREA:VERB")]
     pub(crate) action: Option<String>,
 
+    /// Only lines of this kind.
+    ///
+    /// `change` is what the recording of a table wrote, `access` whatever handed out data of a database: queries, exports,
+    /// restores, and who read the trail; `operation` is everything but recorded changes.
+    #[arg(long, value_enum, value_name = "KIND")]
+    pub(crate) kind: Option<EventKindArg>,
+
     /// Only on this resource, for example a target's name.
     ///
     /// The whole name as the log shows it.
@@ -78,12 +88,40 @@ pub(crate) struct LogArgs {
 
     /// At most so many lines.
     ///
-    /// The newest ones that match.
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    /// The newest ones that match, or with --after the oldest ones.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) limit: u32,
+
+    /// Only sealed lines behind this number, the oldest first: `0` for all of them.
+    ///
+    /// For an export that goes on where the last one ended, with --json-lines: nothing is missed, however late it was committed, and
+    /// nothing comes twice.
+    #[arg(long, value_name = "NO")]
+    pub(crate) after: Option<i64>,
 
     #[command(flatten)]
     pub(crate) lines: LinesArgs,
+}
+
+/// A kind of lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum EventKindArg {
+    /// Everything but recorded changes.
+    Operation,
+    /// Recorded changes of rows.
+    Change,
+    /// What handed out data.
+    Access,
+}
+
+impl From<EventKindArg> for EventKind {
+    fn from(kind: EventKindArg) -> Self {
+        match kind {
+            EventKindArg::Operation => Self::Operation,
+            EventKindArg::Change => Self::Change,
+            EventKindArg::Access => Self::Access,
+        }
+    }
 }
 
 /// How an operation ended.
@@ -243,4 +281,20 @@ pub(crate) struct EraseArgs {
     /// For scripts; what is erased cannot be brought back.
     #[arg(long, short)]
     pub(crate) yes: bool,
+}
+
+/// Erases the details of old lines, as audit.retention says.
+///
+/// Each line stays, with who, what and when, and every digest, checkpoint and proof still holds. Lines that audit.holds names
+/// keep their details whatever their age. The expiry is itself a line. It cannot be undone.
+#[derive(Args, Debug)]
+pub(crate) struct AuditExpireArgs {
+    /// Lines older than this: `90d`, `18 months`, `7 years`.
+    ///
+    /// Instead of audit.retention of the configuration.
+    #[arg(long, value_name = "PERIOD")]
+    pub(crate) older_than: Option<Period>,
+
+    #[command(flatten)]
+    pub(crate) apply: ApplyArgs,
 }

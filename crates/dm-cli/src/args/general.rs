@@ -10,8 +10,8 @@ use super::LinesArgs;
 
 /// Writes a commented dm.toml for a database.
 ///
-/// The database is the one given, else the one in DATABASE_URL. Never overwrites a file. Connects to nothing; `dm
-/// doctor` says whether it works.
+/// The database is the one given, else the one in DATABASE_URL. Never overwrites a file. Makes the key that signs the audit
+/// trail, and does not connect to the database; `dm doctor` says whether it works.
 #[derive(Args, Debug)]
 pub(crate) struct InitArgs {
     /// The database: postgres://user@host/database, or sqlite:./shop.db.

@@ -148,6 +148,6 @@ pub(crate) struct DropSlotArgs {
     pub(crate) apply: ApplyArgs,
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text).ok_or_else(|| "write a number and its unit: 500ms, 5s, 1m".to_owned())
 }

@@ -2,6 +2,7 @@
 
 mod audit;
 mod backup;
+mod capture;
 mod drill;
 mod general;
 mod holds;
@@ -17,11 +18,15 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, 
 use data_manager::ByteSize;
 
 pub(crate) use audit::{
-    AuditArgs, AuditCommand, AuditKeyArgs, AuditVerifyArgs, CheckpointArgs, EraseArgs, LogArgs, ProveArgs,
+    AuditArgs, AuditCommand, AuditExpireArgs, AuditKeyArgs, AuditVerifyArgs, CheckpointArgs, EraseArgs,
+    LogArgs, ProveArgs,
 };
 pub(crate) use backup::{
     BackupArgs, BackupCommand, DeleteArgs, ExpireArgs, ExportArgs, FormatArg, KindArg, LevelArg, ListArgs,
     ModeArg, PinArgs, RunArgs, ShowArgs, SizeArgs, VerifyArgs,
+};
+pub(crate) use capture::{
+    CaptureCommand, CaptureDrainArgs, CaptureInstallArgs, CaptureOfArgs, CaptureRemoveArgs, CaptureStatusArgs,
 };
 pub(crate) use drill::DrillArgs;
 pub(crate) use general::{CompletionsArgs, DemoArgs, InitArgs, ManArgs, ProgramArg, QueryArgs};

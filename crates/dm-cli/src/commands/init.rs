@@ -4,7 +4,7 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use data_manager::{Config, DataManager, Error, ErrorKind, NewKey, Result, redact_url};
+use data_manager::{AuditKey, Config, DataManager, Error, ErrorKind, NewKey, Result, redact_url};
 
 use super::files;
 use crate::args::InitArgs;
@@ -30,22 +30,19 @@ pub(crate) async fn run(session: &mut Session, args: &InitArgs) -> Result<Exit> 
     let mut text = Config::template(&written);
     let from_environment = text.contains(&format!("${{{VARIABLE}}}\"")) || written.starts_with("${");
     create(&path, &text)?;
-    let mut key = None;
-    if args.encrypt {
-        match make_key(session, &path, &url).await {
-            Ok(made) => {
-                text = encrypted(&text, &made, session.env.contains_key(PASSPHRASE_VARIABLE))?;
-                std::fs::write(&path, &text)
-                    .map_err(|e| files::error(&path, "the configuration cannot be written", e))?;
-                key = Some(made);
-            }
-            Err(error) => {
-                // The file of a moment ago would configure no key; nobody has read it yet.
-                std::fs::remove_file(&path)
-                    .map_err(|e| files::error(&path, "the unfinished configuration cannot be removed", e))?;
-                return Err(error);
-            }
+    let (audit, key) = match make_keys(session, &path, &url, args.encrypt).await {
+        Ok(made) => made,
+        Err(error) => {
+            // The file of a moment ago would configure no key; nobody has read it yet.
+            std::fs::remove_file(&path)
+                .map_err(|e| files::error(&path, "the unfinished configuration cannot be removed", e))?;
+            return Err(error);
         }
+    };
+    if let Some(key) = &key {
+        text = encrypted(&text, key, session.env.contains_key(PASSPHRASE_VARIABLE))?;
+        std::fs::write(&path, &text)
+            .map_err(|e| files::error(&path, "the configuration cannot be written", e))?;
     }
     session.out.document(
         "init",
@@ -54,6 +51,7 @@ pub(crate) async fn run(session: &mut Session, args: &InitArgs) -> Result<Exit> 
             ("database", &redact_url(&url)),
             ("from_environment", &from_environment),
             ("key", &key),
+            ("audit_key", &audit),
         ],
     )?;
     session.out.say(format!("wrote {} for {}", path.display(), redact_url(&url)))?;
@@ -65,6 +63,11 @@ pub(crate) async fn run(session: &mut Session, args: &InitArgs) -> Result<Exit> 
     if let Some(key) = &key {
         super::backup::tell_key(session, key)?;
     }
+    session.out.say(format!(
+        "the audit trail is signed with {}; keep a copy of it elsewhere",
+        audit.file.display()
+    ))?;
+    session.out.say(format!("whoever checks the trail needs its public key: {}", audit.vkey))?;
     session.out.say("")?;
     session.out.heading("What next")?;
     session.out.facts(&[
@@ -94,7 +97,13 @@ fn create(path: &Path, text: &str) -> Result<()> {
         .map_err(|e| files::error(path, "the configuration cannot be written", e))
 }
 
-async fn make_key(session: &mut Session, config: &Path, url: &str) -> Result<NewKey> {
+/// The key that signs the audit trail, and one for the repository when asked for.
+async fn make_keys(
+    session: &mut Session,
+    config: &Path,
+    url: &str,
+    encrypt: bool,
+) -> Result<(AuditKey, Option<NewKey>)> {
     let passphrase = session.passphrase(None)?;
     let folder = config.parent().unwrap_or(Path::new("."));
     let given = session.global.config.replace(config.to_owned());
@@ -107,9 +116,17 @@ async fn make_key(session: &mut Session, config: &Path, url: &str) -> Result<New
     };
     let dm = dm?;
     let ctx = session.quiet_context(&dm);
-    let key = dm.backup().new_key(&ctx, &folder.join("dm.key"), passphrase.as_ref()).await;
+    let made = async {
+        let audit = dm.audit().key(&ctx).await?;
+        let key = match encrypt {
+            true => Some(dm.backup().new_key(&ctx, &folder.join("dm.key"), passphrase.as_ref()).await?),
+            false => None,
+        };
+        Ok((audit, key))
+    };
+    let made = made.await;
     dm.close().await;
-    key
+    made
 }
 
 /// The template with the key in force: the commented lines of `[repository]` that speak of keys are replaced.

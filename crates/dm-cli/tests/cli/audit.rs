@@ -238,3 +238,79 @@ fn details_are_erased_and_the_trail_holds() {
     let ran = place.dm(&["audit", "verify", "--checkpoint", kept, "--json"]).expect(Exit::Done).json();
     assert_eq!((&ran["verification"]["ok"], &ran["verification"]["erased"]), (&true.into(), &1.into()));
 }
+
+#[test]
+fn old_details_expire_held_ones_stay_and_every_proof_holds() {
+    let place = Place::with_shop();
+    let ran = place.dm(&["audit", "expire"]).expect(Exit::Usage);
+    assert!(ran.stderr.contains("audit.retention is not set"), "{}", ran.stderr);
+    place.write(
+        "dm.toml",
+        &place.configuration("[audit]\nretention = \"1 year\"\nholds = [\"action=query:\"]\n"),
+    );
+    place.backup("full");
+    let kept = place.path("kept.note");
+    let kept = kept.to_str().unwrap();
+    place.dm(&["audit", "checkpoint", "--out", kept]).expect(Exit::Done);
+    let ran = place.dm(&["audit", "expire"]).expect(Exit::Done);
+    assert!(ran.stdout.contains("0 lines lose"), "{}", ran.stdout);
+    let event = |action: &str| {
+        let ran = place.dm(&["audit", "log", "--action", action, "--outcome", "success", "--json"]);
+        ran.expect(Exit::Done).json()["events"].as_array().unwrap().last().unwrap().clone()
+    };
+    let (backup, query) = (event("backup:run"), event("query:execute"));
+    let id = backup["event_id"].as_str().unwrap();
+    let plan = place.dm(&["audit", "expire", "--older-than", "0d", "--dry-run", "--json"]).expect(Exit::Done);
+    assert!(plan.stdout.contains("dm.audit-expire-plan/1"), "{}", plan.stdout);
+    assert_ne!(event("backup:run")["details"], serde_json::Value::Null, "a dry run changes nothing");
+    place.dm(&["audit", "expire", "--older-than", "0d"]).expect(Exit::ConfirmationNeeded);
+    let ran = place.dm(&["audit", "expire", "--older-than", "0d", "--yes"]).expect(Exit::Done);
+    assert!(
+        ran.stdout.contains("are held, and keep them") && ran.stdout.contains("erased the details of"),
+        "{}",
+        ran.stdout
+    );
+    assert_eq!(event("backup:run")["details"], serde_json::Value::Null);
+    assert_eq!(event("query:execute")["details"], query["details"]);
+    let result = place.dm(&["audit", "verify", "--checkpoint", kept, "--json"]).expect(Exit::Done).json();
+    assert!(result["verification"]["erased"].as_u64().unwrap() > 3, "{result}");
+    place.dm(&["audit", "prove", id, "--checkpoint", kept]).expect(Exit::Done);
+    let ran =
+        place.dm(&["audit", "erase", query["event_id"].as_str().unwrap(), "--yes"]).expect(Exit::Failed);
+    assert!(ran.stderr.contains("held"), "{}", ran.stderr);
+    let events = place.dm(&["audit", "log", "--action", "audit:expire", "--json"]).expect(Exit::Done).json();
+    assert_eq!(events["events"].as_array().unwrap().len(), 2, "intent and outcome: {events}");
+    place.dm(&["audit", "expire", "--older-than", "soon"]).expect(Exit::Usage);
+    place.write("dm.toml", &place.configuration("[audit]\nholds = [\"everything\"]\n"));
+    place.dm(&["audit", "expire", "--older-than", "1d"]).expect(Exit::Usage);
+}
+
+#[test]
+fn an_export_goes_on_where_the_last_one_ended() {
+    let place = Place::with_shop();
+    let export = |after: &str, limit: &str| -> Vec<serde_json::Value> {
+        let ran = place.dm(&[
+            "audit",
+            "log",
+            "--json-lines",
+            "--action",
+            "query:",
+            "--after",
+            after,
+            "--limit",
+            limit,
+        ]);
+        ran.expect(Exit::Done).stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    place.dm(&["audit", "verify"]).expect(Exit::Done);
+    let all = export("0", "4000000000");
+    assert!(all.len() > 5 && all.iter().map(|e| e["seq"].as_i64().unwrap()).is_sorted(), "{all:?}");
+    let mut pages = export("0", "2");
+    while pages.len() < all.len() {
+        let page = export(&pages.last().unwrap()["seq"].to_string(), "2");
+        assert!(!page.is_empty());
+        pages.extend(page);
+    }
+    assert_eq!(pages, all, "no line is missing, none comes twice");
+    assert_eq!(export(&all.last().unwrap()["seq"].to_string(), "9"), Vec::<serde_json::Value>::new());
+}

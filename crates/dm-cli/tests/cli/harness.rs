@@ -194,6 +194,7 @@ macro_rules! golden {
         settings.set_omit_expression(true);
         let folder = $place.path("");
         settings.add_filter(regex_escape(folder.to_str().unwrap()).as_str(), "[folder]/");
+        settings.add_filter(r"data-manager/[0-9a-f-]+(\+[0-9a-f]{8}\+[0-9A-Za-z+/=]+)?", "[trail]");
         settings.add_filter(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}", "[id]");
         settings.add_filter(r"\b[0-9a-f]{8}-[0-9a-f]{4}\b", "[id]");
         settings.add_filter(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d+)?Z", "[time]");

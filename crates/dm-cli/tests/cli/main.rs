@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod audit;
+mod capture;
 mod demo;
 mod documents;
 mod errors;

@@ -1,5 +1,6 @@
 //! The PostgreSQL adapter against real servers. One program, so that the servers are started once.
 
+mod capture;
 mod closure;
 mod conformance;
 mod log;

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod backup;
+mod capture;
 mod faults;
 mod oracle;
 mod query;

@@ -4,7 +4,8 @@ use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 
 use super::super::cron::CronSchedule;
-use super::super::keys::{KEYS, PROFILES};
+use super::super::keys::KEYS;
+use super::super::profiles::PROFILES;
 use super::super::{duration, nearest};
 
 #[test]

@@ -1,14 +1,17 @@
 //! `dm audit`.
 
+mod capture;
 mod prove;
 
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
 use data_manager::audit_trail::{AuditVerification, LogFilter, SealedEvent};
-use data_manager::{AuditOutcome, AuditVerifyOptions, DataManager, Error, Order, Page, Period, Result};
+use data_manager::{
+    AuditOutcome, AuditVerifyOptions, DataManager, Error, EventKind, Order, Page, Period, Result,
+};
 
-use crate::args::{AuditArgs, AuditCommand, AuditVerifyArgs, LogArgs};
+use crate::args::{AuditArgs, AuditCommand, AuditExpireArgs, AuditVerifyArgs, LogArgs};
 use crate::commands::files;
 use crate::exit::Exit;
 use crate::output::{Format, Table, text, values};
@@ -24,7 +27,9 @@ pub(crate) async fn run(session: &mut Session, dm: &DataManager, args: AuditArgs
         AuditCommand::Checkpoint(args) => prove::checkpoint(session, dm, args).await,
         AuditCommand::Prove(args) => prove::prove(session, dm, args).await,
         AuditCommand::Erase(args) => prove::erase(session, dm, args).await,
+        AuditCommand::Expire(args) => expire(session, dm, args).await,
         AuditCommand::Key(args) => prove::key(session, dm, args).await,
+        AuditCommand::Capture(args) => Box::pin(capture::run(session, dm, args.command)).await,
     }
 }
 
@@ -33,7 +38,7 @@ async fn log(session: &mut Session, dm: &DataManager, args: LogArgs) -> Result<E
         session.out.set_format(Format::JsonLines);
     }
     let ctx = session.quiet_context(dm);
-    let filter = LogFilter {
+    let mut filter = LogFilter {
         actor: args.actor,
         action_prefix: args.action,
         resource: args.resource,
@@ -41,23 +46,37 @@ async fn log(session: &mut Session, dm: &DataManager, args: LogArgs) -> Result<E
         since: args.since.as_deref().map(|t| moment("--since", t, ctx.now())).transpose()?,
         until: args.until.as_deref().map(|t| moment("--until", t, ctx.now())).transpose()?,
         run_id: args.run,
+        ..LogFilter::default()
     };
+    if let Some(kind) = args.kind {
+        EventKind::from(kind).narrow(&mut filter);
+    }
+    let lines = session.out.format() == Format::JsonLines;
     let mut events: Vec<SealedEvent> = Vec::new();
-    let mut after = None;
-    while events.len() < args.limit as usize {
-        let left = args.limit - u32::try_from(events.len()).unwrap_or(args.limit);
+    let (mut after, mut left) = (None, args.limit);
+    filter.sealed_after = args.after;
+    while left > 0 && !session.out.stdout().is_closed() {
         let page = Page { after, limit: left.min(PAGE), order: Order::Newest };
         let more = dm.audit().log(&ctx, &filter, &page).await?;
-        after = more.last().map(|e| e.position);
+        match args.after {
+            Some(_) => filter.sealed_after = more.last().and_then(|e| e.seq).or(filter.sealed_after),
+            None => after = more.last().map(|e| e.position),
+        }
         let last = more.len() < page.limit as usize;
-        events.extend(more);
+        left -= page.limit.min(left);
+        if lines {
+            // An export may be larger than memory: page by page.
+            session.out.list("events", &values(&more)?, &[])?;
+        } else {
+            events.extend(more);
+        }
         if last {
             break;
         }
     }
     if session.out.is_human() {
         tell_log(session, &events)?;
-    } else {
+    } else if !lines {
         session.out.list("events", &values(&events)?, &[])?;
     }
     Ok(Exit::Done)
@@ -108,6 +127,34 @@ fn moment(flag: &str, text: &str, now: DateTime<Utc>) -> Result<DateTime<Utc>> {
             .about(flag)
             .with_hint("write 2026-11-20, 2026-11-20T14:00:00Z, or a period back from now: 7d")
     })
+}
+
+async fn expire(session: &mut Session, dm: &DataManager, args: AuditExpireArgs) -> Result<Exit> {
+    let ctx = session.quiet_context(dm);
+    let plan = dm.audit().plan_expire(&ctx, args.older_than).await?;
+    let mut lines = vec![
+        format!("erase details of the audit trail from before {}", text::time(plan.before)),
+        format!(
+            "  - {} lose their details; the lines and every proof stay",
+            text::count(plan.payloads, "line")
+        ),
+    ];
+    if plan.runs > 0 {
+        lines.push(format!("  - {} of the history lose their report", text::count(plan.runs, "run")));
+    }
+    if plan.held > 0 {
+        lines.push(format!("  - {} as old are held, and keep them", text::count(plan.held, "line")));
+    }
+    session.show_plan(&lines)?;
+    if args.apply.dry_run || plan.payloads + plan.runs == 0 {
+        session.out.document("audit-expire-plan", &[("plan", &plan)])?;
+        return Ok(Exit::Done);
+    }
+    session.questions.confirm("Erase them for good?", args.apply.yes)?;
+    let report = dm.audit().apply_expire(&ctx, plan).await?;
+    session.out.document("audit-expire-run", &[("report", &report)])?;
+    session.out.say(format!("erased the details of {}", text::count(report.payloads, "line")))?;
+    Ok(Exit::Done)
 }
 
 async fn verify(session: &mut Session, dm: &DataManager, args: AuditVerifyArgs) -> Result<Exit> {

@@ -1,16 +1,20 @@
-//! Statements against the engines.
+//! Statements against the engines. Each leaves a line in the trail that says what was read, and how much.
+
+mod record;
+mod shape;
 
 use dm_core::{
-    AccessMode, Action, Engine, EngineId, Error, OpContext, QueryPort, Result, Row, RowStream, Statement,
+    AccessMode, Engine, EngineId, Error, OpContext, QueryPort, Result, Row, RowStream, Statement,
     Transaction, TransactionOptions,
 };
 use std::sync::Arc;
 
 use crate::DataManager;
-use crate::pipeline::Operation;
+use crate::operations::OperationKind;
+use crate::pipeline::{Notes, Operation};
 
-const QUERY: Action = Action::read("query", "query");
-const EXECUTE: Action = Action::write("query", "execute");
+const QUERY: OperationKind = OperationKind::Query;
+const EXECUTE: OperationKind = OperationKind::Execute;
 
 impl DataManager {
     /// Runs a statement that gives rows on the only (or first) engine, and collects them.
@@ -49,8 +53,11 @@ impl DataManager {
     ) -> Result<RowStream> {
         let engine = self.engine(engine)?;
         let port = port(&engine)?;
-        self.operate(ctx, Operation::new(QUERY, engine.id().as_str()), async { Ok(()) }).await?;
-        port.query(ctx, statement).await
+        let details = record::details(&statement);
+        let operation = Operation::new(QUERY, engine.id().as_str()).with_details(details.clone());
+        self.operate(ctx, operation, async { Ok(()) }).await?;
+        let recorder = self.recorder(ctx, QUERY, &engine).await?;
+        Ok(record::counted(port.query(ctx, statement).await?, recorder, details))
     }
 
     /// Runs a statement for its effect on the only (or first) engine; gives the number of rows affected.
@@ -71,7 +78,7 @@ impl DataManager {
         self.run_statement(ctx, &engine, statement).await
     }
 
-    /// Begins a transaction. Its statements are the caller's; the trail records that it was begun.
+    /// Begins a transaction. The trail records that it was begun, and each of its statements.
     ///
     /// # Errors
     /// As [`dm_core::QueryPort::begin`].
@@ -87,8 +94,21 @@ impl DataManager {
             AccessMode::ReadOnly => QUERY,
             AccessMode::ReadWrite => EXECUTE,
         };
-        self.operate(ctx, Operation::new(action, engine.id().as_str()), async { Ok(()) }).await?;
-        port.begin(ctx, options).await
+        let details = serde_json::json!({ "transaction": "begin" });
+        let operation = Operation::new(action, engine.id().as_str()).with_details(details);
+        self.operate(ctx, operation, async { Ok(()) }).await?;
+        let recorder = self.recorder(ctx, action, &engine).await?;
+        Ok(Box::new(record::Recorded { inner: port.begin(ctx, options).await?, recorder }))
+    }
+
+    async fn recorder(
+        &self,
+        ctx: &OpContext,
+        kind: OperationKind,
+        engine: &Arc<dyn Engine>,
+    ) -> Result<record::Recorder> {
+        let (audit, engine) = (self.audit_log(ctx).await?.clone(), engine.id().to_string());
+        Ok(record::Recorder { audit, ctx: ctx.clone(), kind, engine })
     }
 
     async fn collect(
@@ -100,9 +120,13 @@ impl DataManager {
         use futures::TryStreamExt;
         let port = port(engine)?;
         let mut rows = Vec::new();
-        let operation = Operation::new(QUERY, engine.id().as_str());
+        let notes = Notes::default();
+        let operation = Operation::new(QUERY, engine.id().as_str())
+            .with_details(record::details(&statement))
+            .noting(&notes);
         let work = async {
             rows = port.query(ctx, statement).await?.try_collect::<Vec<Row>>().await?;
+            notes.put("rows", rows.len());
             Ok(rows.len())
         };
         self.operate(ctx, operation, work).await?;
@@ -116,7 +140,16 @@ impl DataManager {
         statement: Statement,
     ) -> Result<u64> {
         let port = port(engine)?;
-        self.operate(ctx, Operation::new(EXECUTE, engine.id().as_str()), port.execute(ctx, statement)).await
+        let notes = Notes::default();
+        let operation = Operation::new(EXECUTE, engine.id().as_str())
+            .with_details(record::details(&statement))
+            .noting(&notes);
+        let work = async {
+            let rows = port.execute(ctx, statement).await?;
+            notes.put("rows", rows);
+            Ok(rows)
+        };
+        self.operate(ctx, operation, work).await
     }
 }
 
