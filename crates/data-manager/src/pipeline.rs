@@ -248,7 +248,18 @@ fn is_critical(action: Action) -> bool {
         && matches!(
             (action.area, action.verb),
             ("restore" | "access", _)
-                | (_, "restore" | "delete" | "expire" | "erase" | "replace-key" | "drop-slot")
+                | (
+                    _,
+                    "restore"
+                        | "delete"
+                        | "expire"
+                        | "erase"
+                        | "replace-key"
+                        | "drop-slot"
+                        | "rewrap"
+                        | "release"
+                        | "rewrite"
+                )
         )
 }
 

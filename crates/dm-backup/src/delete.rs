@@ -158,8 +158,9 @@ fn refuse(listing: &Listing, going: &[BackupHeader]) -> Result<()> {
 
 /// Whether it is a verified full one, and the target has no other that stays.
 fn is_last_verified_full(listing: &Listing, header: &BackupHeader, going: &BTreeSet<BackupId>) -> bool {
-    let verified_full =
-        |h: &BackupHeader| h.kind == BackupKind::Full && soundness(listing, h.id) == Soundness::Verified;
+    let verified_full = |h: &BackupHeader| {
+        h.judged_kind() == BackupKind::Full && soundness(listing, h.id) == Soundness::Verified
+    };
     verified_full(header)
         && !of_target(listing, &header.target).any(|h| !going.contains(&h.id) && verified_full(h))
 }

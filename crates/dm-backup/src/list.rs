@@ -304,7 +304,7 @@ fn row(
         pinned: pin.is_some(),
         pin_reason: pin.map(|p| p.reason.clone()),
         holds: listing.holds.get(&header.id).cloned().unwrap_or_default(),
-        rewrites: header.rewrites,
+        rewrites: header.rewrites.map(|from| from.backup),
         referenced_by: referrers.get(&header.id).into_iter().flatten().copied().collect(),
         deleting: is_marked(listing, header),
         problems: verification.map(|v| v.findings.clone()).unwrap_or_default(),

@@ -48,7 +48,7 @@ pub(crate) fn candidates(listing: &Listing, target: &TargetName) -> Vec<Candidat
     of_target(listing, target)
         .map(|header| Candidate {
             id: header.id,
-            kind: header.kind,
+            kind: header.judged_kind(),
             at: header.consistency.at,
             references: header.references.clone(),
             generation: generation(header),

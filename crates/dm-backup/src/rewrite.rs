@@ -255,7 +255,7 @@ fn plan(
     keep: bool,
 ) -> Result<RewritePlan> {
     let stands_for: BTreeMap<BackupId, BackupId> =
-        of_target(listing, target).filter_map(|h| Some((h.rewrites?, h.id))).collect();
+        of_target(listing, target).filter_map(|h| Some((h.rewrites?.backup, h.id))).collect();
     let (mut entries, mut stay) = (Vec::new(), Vec::new());
     for header in of_target(listing, target).filter(|h| chosen.contains(&h.id)) {
         if header.references.is_empty() && !stands_for.contains_key(&header.id) {

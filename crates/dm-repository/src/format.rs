@@ -59,10 +59,27 @@ pub struct BackupHeader {
     pub resumed: Option<ResumedFrom>,
     /// The backup that it was rewritten from, which had the same content.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub rewrites: Option<BackupId>,
+    pub rewrites: Option<RewrittenFrom>,
     /// Fields of later minor versions.
     #[serde(flatten)]
     pub unknown: serde_json::Map<String, serde_json::Value>,
+}
+
+impl BackupHeader {
+    /// The kind that retention goes by: a backup that was written anew is judged as what it was before.
+    #[must_use]
+    pub fn judged_kind(&self) -> BackupKind {
+        self.rewrites.map_or(self.kind, |from| from.kind)
+    }
+}
+
+/// The backup that another one stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RewrittenFrom {
+    /// The backup. It may be gone.
+    pub backup: BackupId,
+    /// What it was.
+    pub kind: BackupKind,
 }
 
 /// Sizes of a backup in bytes.

@@ -60,7 +60,8 @@ mod writer;
 pub use checkpoints::CheckpointEntry;
 pub use copy::{CopiedBackup, CopyOptions, CopyReport, LeftBackup};
 pub use format::{
-    BackupHeader, Counts, InventoryRef, PinState, ResumedFrom, RootRef, Sizes, Verification, VerifyLevel,
+    BackupHeader, Counts, InventoryRef, PinState, ResumedFrom, RewrittenFrom, RootRef, Sizes, Verification,
+    VerifyLevel,
 };
 pub use holds::{Hold, HoldRecord};
 pub use key_list::{BehindBackup, KeyList, RecipientStatus};

@@ -10,6 +10,7 @@ use std::sync::{Arc, PoisonError};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use dm_core::{Error, Result};
+use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -174,15 +175,16 @@ impl Inner {
         Ok(None)
     }
 
-    /// Seals a log key once more, for another generation.
+    /// Seals a log key once more, for another generation; gives what was sent where.
     pub(crate) async fn rewrap_log_key(
         &self,
         id: Uuid,
         identity: &Identity,
         generation: &RecipientsGeneration,
-    ) -> Result<()> {
+    ) -> Result<(Path, blake3::Hash)> {
         let sealed = seal(identity, &generation.recipients)?;
-        self.storage.create(&paths::log_key(id, generation.generation), sealed).await.map(drop)
+        let (key, digest) = (paths::log_key(id, generation.generation), blake3::hash(&sealed));
+        self.storage.create(&key, sealed).await.map(|_| (key, digest))
     }
 }
 

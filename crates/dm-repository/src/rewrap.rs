@@ -4,6 +4,8 @@
 //! The record comes first, so that whatever is written from then on is sealed to the new recipients; then everything that stands
 //! there is brought along. Interrupted anywhere, the next run does what is left.
 
+use std::collections::BTreeMap;
+
 use dm_core::{BackupId, Effect, Error, ErrorKind, OpContext, Progress, Result};
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
@@ -90,7 +92,7 @@ pub struct RewrapReport {
     pub left: Vec<LeftBackup>,
     /// Keys of the log that were sealed to it.
     pub log_keys: u64,
-    /// Keys of the log that none of the keys here opens.
+    /// Keys of the log that none of the keys here opens, or whose older objects had to stay.
     pub log_keys_left: u64,
     /// Key objects of earlier generations that were deleted.
     pub deleted: u64,
@@ -103,6 +105,9 @@ impl RewrapReport {
         self.left.is_empty() && self.log_keys_left == 0
     }
 }
+
+/// Key objects that this run wrote, with the digests of what was sent.
+type Sent = BTreeMap<Path, blake3::Hash>;
 
 /// A backup as its key objects show it.
 pub(crate) struct Wrapped {
@@ -252,6 +257,7 @@ impl Repository {
         report: &mut RewrapReport,
     ) -> Result<()> {
         ctx.progress(Progress::Phase { name: "rewrapping", total_bytes: None });
+        let mut sent = Sent::new();
         for _ in 0..LOOKS {
             let behind: Vec<Wrapped> = self
                 .wrapped(ctx)
@@ -271,7 +277,8 @@ impl Repository {
                 .buffer_unordered(AT_ONCE);
             while let Some((header, sealed)) = done.try_next().await? {
                 match sealed {
-                    Ok(()) => {
+                    Ok((key, digest)) => {
+                        sent.insert(key, digest);
                         ctx.progress(Progress::Item(header.id.to_string()));
                         report.rewrapped.push(header.id);
                     }
@@ -286,14 +293,15 @@ impl Repository {
             }
             match opened.get(&id) {
                 Some(identity) => {
-                    ctx.run(self.inner.rewrap_log_key(id, identity, generation)).await?;
+                    let (key, digest) = ctx.run(self.inner.rewrap_log_key(id, identity, generation)).await?;
+                    sent.insert(key, digest);
                     report.log_keys += 1;
                 }
                 None => report.log_keys_left += 1,
             }
         }
         if delete_old {
-            self.delete_old(ctx, generation, report).await?;
+            self.delete_old(ctx, generation, &sent, report).await?;
         }
         Ok(())
     }
@@ -303,7 +311,7 @@ impl Repository {
         &self,
         header: &BackupHeader,
         generation: &RecipientsGeneration,
-    ) -> Result<Result<()>> {
+    ) -> Result<Result<(Path, blake3::Hash)>> {
         let identity = match self.inner.backup_key(&header.target, header.id).await {
             Err(error) if is_of_one(&error) => return Ok(Err(error)),
             opened => opened?,
@@ -311,59 +319,91 @@ impl Repository {
         let sealed = log_keys::seal(&identity, &generation.recipients)?;
         let key = paths::key(&header.target, header.id, generation.generation);
         // Another program may seal it to the same recipients at the same time: its object is as good.
-        self.inner.storage.create(&key, sealed).await.map(|_| Ok(()))
+        let digest = blake3::hash(&sealed);
+        self.inner.storage.create(&key, sealed).await.map(|_| Ok((key, digest)))
     }
 
-    /// Deletes key objects of earlier generations where that of the newest is known to hold the same key.
+    /// Deletes key objects of earlier generations where that of the newest is known to hold the same key: it was opened here, or
+    /// it is what this run sent.
     async fn delete_old(
         &self,
         ctx: &OpContext,
         generation: &RecipientsGeneration,
+        sent: &Sent,
         report: &mut RewrapReport,
     ) -> Result<()> {
-        let ours: Vec<&Identity> = self.inner.options.identities.iter().collect();
+        let newest = generation.generation;
         let mut going = Vec::new();
         for Wrapped { header, generations } in self.wrapped(ctx).await? {
-            let newest = paths::key(&header.target, header.id, generation.generation);
-            let older = generations.iter().filter(|g| **g < generation.generation);
+            let older = generations.iter().filter(|g| **g < newest);
             let older: Vec<Path> = older.map(|g| paths::key(&header.target, header.id, *g)).collect();
-            if older.is_empty() || !generations.contains(&generation.generation) {
+            if older.is_empty() || !generations.contains(&newest) {
                 continue;
             }
             let known = ctx.run(self.inner.backup_key(&header.target, header.id)).await;
-            let sealed = ctx.run(self.inner.storage.get(&newest)).await?;
-            let number = keys::recipients_in(&sealed);
-            let opened = keys::open_sealed(&sealed, &ours).ok();
-            let opened = opened.and_then(|text| keys::identity_of(&text, &newest).ok());
-            match (known, opened) {
-                (Ok(known), Some(opened)) if known.recipient() == opened.recipient() => going.extend(older),
-                // Written by this very run, for keys that are not here: it is what was sent, byte for byte.
-                (Ok(_), None)
-                    if report.rewrapped.contains(&header.id) && number == Some(generation.recipients.len()) =>
-                {
-                    going.extend(older);
+            let key = paths::key(&header.target, header.id, newest);
+            let holds = match &known {
+                Ok(known) => {
+                    ctx.run(self.holds(&key, known, sent)).await?
+                        && ctx.run(self.opens_map(&header, known)).await?
                 }
-                _ => report.left.push(LeftBackup {
-                    target: header.target.clone(),
-                    id: header.id,
-                    reason: format!(
-                        "its older key objects stay: none of the keys here opens that of generation {}; give an identity of one of: {}",
-                        generation.generation,
-                        listed(&generation.recipients)
-                    ),
-                }),
+                Err(error) if is_of_one(error) => false,
+                Err(_) => return known.map(drop),
+            };
+            if holds {
+                going.extend(older);
+                continue;
             }
+            report.left.push(LeftBackup {
+                target: header.target.clone(),
+                id: header.id,
+                reason: format!(
+                    "its older key objects stay: nothing here can tell whether that of generation {newest} is good; give an identity of one of: {}",
+                    listed(&generation.recipients)
+                ),
+            });
         }
+        let opened = ctx.run(self.inner.opened_log_keys()).await?;
         for (id, generations) in ctx.run(self.inner.log_key_objects()).await? {
-            let newest = generation.generation;
-            let is_readable = ctx.run(self.inner.open_log_key(id, &[newest])).await?.is_some();
-            if generations.contains(&newest) && is_readable {
-                going.extend(generations.iter().filter(|g| **g < newest).map(|g| paths::log_key(id, *g)));
+            let older = generations.iter().filter(|g| **g < newest);
+            let older: Vec<Path> = older.map(|g| paths::log_key(id, *g)).collect();
+            if older.is_empty() {
+                continue;
+            }
+            let holds = match opened.get(&id) {
+                Some(known) if generations.contains(&newest) => {
+                    ctx.run(self.holds(&paths::log_key(id, newest), known, sent)).await?
+                }
+                _ => false,
+            };
+            if holds {
+                going.extend(older);
+            } else {
+                report.log_keys_left += 1;
             }
         }
         ctx.check()?;
         report.deleted = going.len() as u64;
         self.inner.storage.delete(going).await
+    }
+
+    /// Whether a key is that of the backup, and not one that somebody put there in its name.
+    async fn opens_map(&self, header: &BackupHeader, key: &Identity) -> Result<bool> {
+        let root = paths::page(&header.target, header.id, header.root.n);
+        let Some(sealed) = self.inner.storage.find(&root).await? else { return Ok(false) };
+        Ok(keys::open_sealed(&sealed, &[key]).is_ok())
+    }
+
+    /// Whether a key object is known to hold this key.
+    async fn holds(&self, key: &Path, known: &Identity, sent: &Sent) -> Result<bool> {
+        let sealed = self.inner.storage.get(key).await?;
+        if sent.get(key).is_some_and(|digest| *digest == blake3::hash(&sealed)) {
+            return Ok(true);
+        }
+        let ours: Vec<&Identity> = self.inner.options.identities.iter().collect();
+        let opened = keys::open_sealed(&sealed, &ours).ok();
+        let opened = opened.and_then(|text| keys::identity_of(&text, key).ok());
+        Ok(opened.is_some_and(|opened| opened.recipient() == known.recipient()))
     }
 
     /// Whole backups with the generations that each is sealed to.

@@ -14,7 +14,7 @@ use dm_core::{
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::repository::Repository;
-use crate::{BackupHeader, BackupReader, BackupStart, BackupWriter};
+use crate::{BackupHeader, BackupReader, BackupStart, BackupWriter, RewrittenFrom};
 
 impl Repository {
     /// Writes a backup anew. The new one says in [`rewrites`](BackupHeader::rewrites) which it stands for; it is full, or with `onto`
@@ -64,7 +64,7 @@ impl Repository {
             resume: true,
         };
         let mut writer = self.begin_with(ctx, start, Some(reader.digest_key())).await?;
-        writer.rewrites = Some(header.id);
+        writer.rewrites = Some(RewrittenFrom { backup: header.id, kind: header.judged_kind() });
         match Box::pin(fill(ctx, reader, &writer)).await {
             Ok(()) => {}
             Err(error) => {

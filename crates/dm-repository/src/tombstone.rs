@@ -148,7 +148,8 @@ impl Repository {
                             "delete the backups that build on it first, or keep it",
                         );
                     }
-                    let is_good = other.kind == BackupKind::Full && verified.get(&id).is_some_and(|v| v.ok);
+                    let is_good =
+                        other.judged_kind() == BackupKind::Full && verified.get(&id).is_some_and(|v| v.ok);
                     let is_newer =
                         newest_verified.as_ref().is_none_or(|n| n.consistency.at < other.consistency.at);
                     if is_good && is_newer {

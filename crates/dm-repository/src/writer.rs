@@ -23,7 +23,7 @@ use crate::page::{PackId, Root, Stored};
 use crate::parent::Parent;
 use crate::repository::{Inner, Repository};
 use crate::resume::Resumed;
-use crate::{BackupHeader, Identity, paths, write_fresh, write_pages, write_stream};
+use crate::{BackupHeader, Identity, RewrittenFrom, paths, write_fresh, write_pages, write_stream};
 
 /// What a backup begins with.
 #[derive(Clone, Debug)]
@@ -73,7 +73,7 @@ pub struct BackupWriter {
     /// Its key, where this run made it.
     pub(crate) identity: Option<Identity>,
     /// The backup whose content it is.
-    pub(crate) rewrites: Option<BackupId>,
+    pub(crate) rewrites: Option<RewrittenFrom>,
 }
 
 /// What a writer is made of.

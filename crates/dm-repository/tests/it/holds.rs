@@ -105,7 +105,10 @@ async fn a_rewritten_backup_needs_no_other_and_reads_the_same() {
         let (repository, chain) = chain(&store, keys.as_ref()).await;
         let (second, third) = (&chain[1], &chain[2]);
         let new = repository.rewrite(&ctx(), &second.0, None).await.unwrap();
-        assert_eq!((new.kind, new.rewrites, new.references.len()), (BackupKind::Full, Some(second.0.id), 0));
+        assert_eq!(
+            (new.kind, new.judged_kind(), new.rewrites.map(|r| r.backup), new.references.len()),
+            (BackupKind::Full, BackupKind::Incremental, Some(second.0.id), 0)
+        );
         assert_eq!((&new.consistency, new.sizes.logical), (&second.0.consistency, second.0.sizes.logical));
         let next = repository.rewrite(&ctx(), &third.0, Some(&new)).await.unwrap();
         assert_eq!(next.references, [new.id]);
@@ -151,7 +154,8 @@ async fn killed_at_every_call_a_rewrite_is_done_or_not_and_done_by_the_next() {
         for (header, samples) in &chain {
             assert_holds(&repository, header, samples).await;
         }
-        if let Some(new) = listing.backups.iter().find(|b| b.rewrites == Some(last.0.id)) {
+        if let Some(new) = listing.backups.iter().find(|b| b.rewrites.is_some_and(|r| r.backup == last.0.id))
+        {
             assert_holds(&repository, new, &last.1).await;
         } else {
             assert!(result.is_err(), "call {n}");

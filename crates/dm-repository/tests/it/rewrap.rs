@@ -572,3 +572,69 @@ async fn a_repository_of_version_1_is_rewrapped() {
     assert_holds(&repository, next, &second).await;
     assert!(repository.verify(&ctx(), next, VerifyLevel::Full).await.unwrap().ok);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_damages_what_it_is_given_costs_nobody_his_backups() {
+    use dm_testkit::fault_store::{Fault as Trouble, FaultStore, Rule};
+    use object_store::memory::InMemory;
+    use object_store::{ObjectStore, ObjectStoreExt};
+    let place = furnished().await;
+    let new = place.another();
+    let before = place.store.dump().await;
+    for trouble in [Trouble::Truncate, Trouble::Corrupt, Trouble::LoseAnswer, Trouble::Fail] {
+        let mut n = 1;
+        loop {
+            let objects = Arc::new(InMemory::new());
+            for (key, bytes) in &before {
+                objects.put(key, bytes.clone().into()).await.unwrap();
+            }
+            let store = Arc::new(FaultStore::new(Arc::clone(&objects) as Arc<dyn ObjectStore>));
+            let options = OpenOptions { index_identity: None, ..open_options(Some(&place.old)) };
+            let repository = Repository::open(Arc::clone(&store) as _, &ctx(), options).await.unwrap();
+            store.reset_log();
+            store.inject(Rule::nth(n, trouble).on_writes());
+            let request = RewrapRequest { delete_old: true, ..replace(&place.old, &new) };
+            // What the store did may be found out or not; what counts is what can be read afterwards.
+            let result = rewrap(&repository, &request).await;
+            let writes = store.log().iter().filter(|call| call.operation.writes()).count() as u64;
+            store.heal();
+            let mut both = open_options(Some(&place.old));
+            both.identities.push(new.identity.clone());
+            both.index_identity = None;
+            let both = Repository::open(objects as _, &ctx(), both).await.unwrap();
+            for (header, samples) in [(&place.full, &place.first), (&place.next, &place.second)] {
+                assert_holds(&both, header, samples).await;
+            }
+            let log = both.list_log(&ctx(), &target("shop"), "42").await.unwrap();
+            both.read_log(&ctx(), &target("shop"), "42", &log.entries[0]).await.unwrap();
+            if writes < n {
+                assert!(result.unwrap().is_whole());
+                break;
+            }
+            n += 1;
+        }
+        assert!(n > 6, "only {n} writes");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_somebody_put_there_does_not_cost_the_good_one() {
+    let place = furnished().await;
+    let new = place.another();
+    rewrap(&place.open(&place.old).await, &replace(&place.old, &new)).await.unwrap();
+    // Sealed to the newest recipient, and not the backup's key.
+    let planted = {
+        let other = furnished().await;
+        let report = rewrap(&other.open(&other.old).await, &replace(&other.old, &new)).await.unwrap();
+        assert!(report.is_whole());
+        let key = Path::from(format!("backups/shop/{}/keys/00000001.age", other.full.id));
+        other.store.dump().await.into_iter().find(|(k, _)| *k == key).unwrap().1
+    };
+    let key = Path::from(format!("backups/shop/{}/keys/00000001.age", place.full.id));
+    place.store.poke(&key, planted).await;
+    let request = RewrapRequest { delete_old: true, ..RewrapRequest::default() };
+    let report = rewrap(&place.open(&new).await, &request).await.unwrap();
+    assert_eq!(report.left.iter().map(|l| l.id).collect::<Vec<_>>(), [place.full.id], "{report:?}");
+    place.store.lose(&key).await;
+    assert_holds(&place.open(&place.old).await, &place.full, &place.first).await;
+}
