@@ -116,7 +116,7 @@ async fn killed_anywhere_a_rewriting_is_finished_by_the_next() {
         if !happened {
             break;
         }
-        n += 17;
+        n += 4;
     }
     assert!(n > 60, "only {n} calls");
 }
