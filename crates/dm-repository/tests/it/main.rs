@@ -23,6 +23,7 @@ mod races;
 mod rate;
 mod resume;
 mod rewrap;
+mod rewrap_judged;
 mod round_trip;
 mod sparse;
 mod store;
