@@ -44,6 +44,14 @@ fn record_changes() {
     assert!(said.contains("internally consistent") && !said.contains("4222"), "{said}");
 }
 
+#[test]
+fn migrate_at_start() {
+    let said = printed(Command::new(require!(example("migrate_at_start"))));
+    let expected =
+        ["applied 20260101090000 users", "applied 20260102090000 unique email", "at the next start: 0"];
+    assert!(expected.iter().all(|line| said.contains(line)), "{said}");
+}
+
 #[tokio::test]
 async fn point_in_time_recovery() {
     let program = require!(example("point_in_time_recovery"));

@@ -9,9 +9,10 @@ use data_manager::audit_trail::LogFilter;
 use data_manager::backup::ExportFormat;
 use data_manager::repository::{CopyOptions, Identity, RewrapRequest, VerifyLevel};
 use data_manager::{
-    Actor, AuditOutcome, AuditVerifyOptions, BackupKind, BackupOptions, CaptureRequest, DataManager,
-    DrainOptions, DrillOptions, EngineId, ErrorKind, FetchLogOptions, OpContext, OperationKind, Page, Period,
-    PushLogOptions, RestoreOptions, Result, ShipLogOptions, Statement, TableName,
+    Actor, AuditOutcome, AuditVerifyOptions, BackfillPace, BackfillRequest, BackupKind, BackupOptions,
+    CaptureRequest, DataManager, Direction, DrainOptions, DrillOptions, EngineId, ErrorKind, FetchLogOptions,
+    ForeignTool, MigrateOptions, MigrationSource, OpContext, OperationKind, Page, Period, PushLogOptions,
+    Resolution, RestoreOptions, Result, ShipLogOptions, Statement, TableName,
 };
 use dm_testkit::postgres::{Options, Server};
 use dm_testkit::require;
@@ -63,6 +64,17 @@ impl World {
         self.dm.context()
     }
 
+    /// A folder with a migration that goes both ways.
+    fn files(&self, name: &str) -> std::path::PathBuf {
+        let folder = self.path(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("1_a.up.sql"), "CREATE TABLE IF NOT EXISTS a (a INTEGER);").unwrap();
+        if name == "migrations" {
+            std::fs::write(folder.join("1_a.down.sql"), "DROP TABLE a;").unwrap();
+        }
+        folder
+    }
+
     async fn backup(&self) {
         let options = BackupOptions {
             engine: Some(self.shop.clone()),
@@ -99,6 +111,9 @@ async fn call(kind: OperationKind, world: &World, ctx: &OpContext, name: &str) -
     let shop = Some(&world.shop);
     let target = data_manager::TargetName::new("main").unwrap();
     let target = Some(&target);
+    let migrate = dm.migrate();
+    let source = MigrationSource::Folder(world.files("migrations"));
+    let files = MigrateOptions { engine: shop.cloned(), source, ..MigrateOptions::default() };
     let select = || Statement::new("SELECT count(*) FROM users");
     match kind {
         K::AuditLog => audit.log(ctx, &LogFilter::default(), &Page::default()).await.map(drop),
@@ -191,6 +206,46 @@ async fn call(kind: OperationKind, world: &World, ctx: &OpContext, name: &str) -
         }
         K::LogStatus => logs.status(ctx, None).await.map(drop),
         K::LogDropSlot => logs.drop_holder(ctx, Some(&world.pg), None).await.map(drop),
+        K::MigrateStatus => migrate.status(ctx, &files).await.map(drop),
+        K::MigratePlan => migrate.plan(ctx, &files, Direction::Up).await.map(drop),
+        K::MigrateLint => migrate.lint(ctx, &files, true).await.map(drop),
+        K::MigrateNew => {
+            let source = MigrationSource::Folder(world.path(&format!("new-{name}")));
+            migrate.create(ctx, &MigrateOptions { source, ..files }, "add it", true).await.map(drop)
+        }
+        K::MigrateUp => migrate.up(ctx, &files, None).await.map(drop),
+        K::MigrateDown => migrate.down(ctx, &files, None).await.map(drop),
+        K::MigrateRedo => {
+            migrate.up(admin, &files, None).await?;
+            migrate.redo(ctx, &files, 1).await.map(drop)
+        }
+        K::MigrateResolve => migrate.resolve(ctx, &files, 1, Resolution::Applied, "a test").await.map(drop),
+        K::MigrateBaseline => {
+            let table = "CREATE TABLE IF NOT EXISTS _sqlx_migrations (version BIGINT PRIMARY KEY, description TEXT, \
+                         installed_on TIMESTAMP, success BOOLEAN, checksum BLOB, execution_time BIGINT)";
+            execute(dm, table).await;
+            migrate.adopt(ctx, &files, ForeignTool::Sqlx).await.map(drop)
+        }
+        K::MigrateSeed => {
+            migrate.seed(ctx, shop, &MigrationSource::Folder(world.files("seeds"))).await.map(drop)
+        }
+        K::MigrateBackfill => {
+            let request = BackfillRequest {
+                name: format!("fill-{name}"),
+                table: "users".into(),
+                set: "name = name".into(),
+                filter: None,
+            };
+            migrate.backfill(ctx, shop, &request, BackfillPace::default()).await.map(drop)
+        }
+        K::MigrateResume => {
+            let file = world.path("migrations").join("2_half.sql");
+            let begin = "-- no-transaction\nCREATE TABLE half (a);\n";
+            std::fs::write(&file, format!("{begin}INSERT INTO nowhere VALUES (1);\n")).unwrap();
+            migrate.up(admin, &files, None).await.unwrap_err();
+            std::fs::write(&file, format!("{begin}INSERT INTO half VALUES (1);\n")).unwrap();
+            migrate.resume(ctx, &files, None).await.map(drop)
+        }
         K::Query => dm.query(ctx, select()).await.map(drop),
         K::Execute => dm.execute(ctx, Statement::new("UPDATE users SET name = 'Ada L.'")).await.map(drop),
         K::RestorePlan => dm.plan_restore(ctx, &world.restore_to(&format!("plan-{name}.db"))).await.map(drop),

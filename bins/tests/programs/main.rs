@@ -4,4 +4,7 @@
 
 mod archive;
 mod killed;
+mod migrating;
+mod migrating_place;
+mod migrating_tools;
 mod place;

@@ -35,6 +35,7 @@ mod holds;
 mod keys;
 mod logs;
 mod manager;
+mod migrations;
 mod operations;
 mod pipeline;
 mod places;
@@ -64,8 +65,16 @@ pub use dm_core::{
     Restored, Result, Row, RowStream, RunId, Secret, Statement, SystemClock, TableComparison, TableFacts,
     TargetName, TenantFilter, Transaction, TransactionOptions, Value, redact_url,
 };
+pub use dm_core::{BackfillProgress, BackfillRequest, Direction, ForeignTool, HistoryEntry, MigrationState};
 pub use dm_core::{CaptureRequest, CaptureStatus, CapturedTable, TableName};
 pub use dm_core::{LogHead, LogHolder, LogPosition, LogSpan};
+pub use dm_embed::embed_migrations;
+pub use dm_lint as lint;
+pub use dm_migrate as migration;
+pub use dm_migrate::{
+    BackfillPace, BackfillReport, EmbeddedFile, Goal, MigrationPlan, MigrationReport, Resolution, SeedReport,
+    Standing, StatementVerdict,
+};
 pub use dm_repository as repository;
 pub use dm_store::{Order, Page, ProofKind, RecoveryProof};
 pub use doctor::{DoctorReport, DoctorSection};
@@ -73,6 +82,7 @@ pub use drills::DrillOptions;
 pub use health::EngineHealth;
 pub use logs::{DroppedHolder, FetchLogOptions, Logs, PushLogOptions, ShipLogOptions};
 pub use manager::DataManager;
+pub use migrations::{LintReport, MigrateOptions, MigrationSource, Migrations};
 pub use operations::{EventKind, OperationKind};
 pub use places::{PRIMARY, PlaceCopy, PlaceStatus};
 pub use restores::{RestoreOptions, RestorePlan};

@@ -13,7 +13,7 @@ use tokio::sync::OnceCell;
 use crate::config::Config;
 use crate::places::Places;
 use crate::repositories::RepositorySettings;
-use crate::{Audits, Backups, DataManagerBuilder};
+use crate::{Audits, Backups, DataManagerBuilder, Migrations};
 
 /// One system over all its engines. Cheap to share behind an `Arc`; every method takes `&self`.
 pub struct DataManager {
@@ -70,6 +70,12 @@ impl DataManager {
     #[must_use]
     pub fn audit(&self) -> Audits<'_> {
         Audits { dm: self }
+    }
+
+    /// Migrations: status, plan, up, down, resume ...
+    #[must_use]
+    pub fn migrate(&self) -> Migrations<'_> {
+        Migrations { dm: self }
     }
 
     /// The roles and what they may do.
@@ -131,6 +137,13 @@ impl DataManager {
             }
             state.store.close().await;
         }
+    }
+
+    /// A context for an operation within another: it is a run of its own, and stops with the other.
+    pub(crate) fn child_run(&self, ctx: &OpContext) -> OpContext {
+        OpContext::new(ctx.actor().clone())
+            .with_clock(ctx.clock())
+            .with_cancellation(ctx.cancellation().child_token())
     }
 
     pub(crate) async fn state(&self, ctx: &OpContext) -> Result<&State> {

@@ -254,7 +254,7 @@ pub enum Doubt {
     Unknown,
 }
 
-/// Filling a column of many rows: what is set, where, and in which portions.
+/// Filling a column of many rows: what is set, and where.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackfillRequest {
     /// Under which name its progress is kept.
@@ -265,8 +265,6 @@ pub struct BackfillRequest {
     pub set: String,
     /// Which rows, in the engine's language; all without it.
     pub filter: Option<String>,
-    /// Rows that are looked at in one transaction.
-    pub batch_rows: u32,
 }
 
 /// How far a backfill is.
@@ -447,11 +445,12 @@ pub trait BackfillSession: Send {
     /// Rows of the table, as the engine estimates them.
     fn estimated_rows(&self) -> Option<u64>;
 
-    /// Does the next portion in a transaction of its own, together with the record of it.
+    /// Does the next portion — the next so many rows in the order of the key — in a transaction of its own, together
+    /// with the record of it.
     ///
     /// # Errors
     /// `Busy` when a lock was not to be had in time (nothing was done; call again); whatever else the engine says.
-    async fn next(&mut self, ctx: &OpContext) -> Result<&BackfillProgress>;
+    async fn next(&mut self, ctx: &OpContext, rows: u32) -> Result<&BackfillProgress>;
 
     /// Closes.
     async fn close(self: Box<Self>);

@@ -133,7 +133,7 @@ impl MigrationFiles {
                     continue;
                 }
             };
-            let script = match script(&file, bytes, comment) {
+            let script = match Self::script(&file, bytes, comment) {
                 Ok(script) => script,
                 Err(problem) => {
                     all.problems.push(problem.of(name.version));
@@ -191,36 +191,52 @@ impl MigrationFiles {
     }
 }
 
+impl Script {
+    /// A script that the history kept and no file has.
+    pub(crate) fn recorded(version: i64, text: String, comment: &str) -> Self {
+        let no_transaction = head(&text, comment).any(|line| line.eq_ignore_ascii_case("no-transaction"));
+        Self {
+            file: format!("the history's script back of {version}"),
+            checksums: Checksums::of(&text),
+            text,
+            no_transaction,
+        }
+    }
+}
+
 fn unreadable(file: &str, why: &str) -> Problem {
     let mend = "make it a readable text file, or remove it";
     Problem::new(ProblemKind::NotText, format!("{file}: {why}"), mend).in_file(file)
 }
 
-fn script(file: &str, bytes: Vec<u8>, comment: &str) -> Result<Script, Problem> {
-    let text = String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        let bytes = error.as_bytes();
-        let line = bytes.iter().take(at).filter(|b| **b == b'\n').count() + 1;
-        let (what, mend) = match bytes.get(..2) {
-            Some([0xFF, 0xFE] | [0xFE, 0xFF]) => ("it is UTF-16".to_owned(), "save it as UTF-8"),
-            _ => (
-                format!("byte {at} (line {line}) is not UTF-8"),
-                "save it as UTF-8 (iconv -f latin1 -t utf8)",
-            ),
-        };
-        Problem::new(ProblemKind::NotText, format!("{file} is not UTF-8: {what}"), mend).in_file(file)
-    })?;
-    if let Some(at) = text.find('\0') {
-        let line = text.bytes().take(at).filter(|b| *b == b'\n').count() + 1;
-        return Err(unreadable(
-            file,
-            &format!("line {line} has a NUL character, which no statement can have"),
-        ));
+impl MigrationFiles {
+    /// A file as a script.
+    pub(crate) fn script(file: &str, bytes: Vec<u8>, comment: &str) -> Result<Script, Problem> {
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let at = error.utf8_error().valid_up_to();
+            let bytes = error.as_bytes();
+            let line = bytes.iter().take(at).filter(|b| **b == b'\n').count() + 1;
+            let (what, mend) = match bytes.get(..2) {
+                Some([0xFF, 0xFE] | [0xFE, 0xFF]) => ("it is UTF-16".to_owned(), "save it as UTF-8"),
+                _ => (
+                    format!("byte {at} (line {line}) is not UTF-8"),
+                    "save it as UTF-8 (iconv -f latin1 -t utf8)",
+                ),
+            };
+            Problem::new(ProblemKind::NotText, format!("{file} is not UTF-8: {what}"), mend).in_file(file)
+        })?;
+        if let Some(at) = text.find('\0') {
+            let line = text.bytes().take(at).filter(|b| *b == b'\n').count() + 1;
+            return Err(unreadable(
+                file,
+                &format!("line {line} has a NUL character, which no statement can have"),
+            ));
+        }
+        let checksums = Checksums::of(&text);
+        let text = text.strip_prefix('\u{FEFF}').map_or_else(|| text.clone(), str::to_owned);
+        let no_transaction = head(&text, comment).any(|line| line.eq_ignore_ascii_case("no-transaction"));
+        Ok(Script { file: file.to_owned(), text, checksums, no_transaction })
     }
-    let checksums = Checksums::of(&text);
-    let text = text.strip_prefix('\u{FEFF}').map_or_else(|| text.clone(), str::to_owned);
-    let no_transaction = head(&text, comment).any(|line| line.eq_ignore_ascii_case("no-transaction"));
-    Ok(Script { file: file.to_owned(), text, checksums, no_transaction })
 }
 
 /// The comments before the first statement, without their marks.

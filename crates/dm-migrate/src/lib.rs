@@ -2,13 +2,36 @@
 //!
 //! This crate knows no engine and no SQL: an engine cuts scripts into statements, keeps the history and runs, through
 //! [`dm_core::MigrationTarget`].
+//!
+//! - [`MigrationFiles`] are read from a folder or embedded; [`StatusReport`] compares them with the history.
+//! - [`Migrator`] has the verbs. Whatever changes something holds the run lock, of which a database has one.
+//! - A transactional script and its record are one transaction. Any other is run statement by statement, with a record of each,
+//!   and goes on after a crash.
 
+mod backfill;
 mod checksum;
+mod compare;
 mod files;
+mod lock;
+mod migrator;
 mod name;
+mod new;
+mod plan;
 mod problem;
+mod run;
+mod script;
+mod seed;
+mod select;
 
+pub use backfill::{BackfillPace, BackfillReport};
 pub use checksum::Checksums;
+pub use compare::{MigrationStatus, Standing, StatusReport};
 pub use files::{EmbeddedFile, MigrationFiles, MigrationScript, Script};
+pub use migrator::{DoneMigration, MigrationReport, Migrator, Resolution, RunSettings};
 pub use name::{FileName, Style, parse_name};
+pub use new::NewMigration;
+pub use plan::{MigrationPlan, PlannedMigration, PlannedStatement};
 pub use problem::{Problem, ProblemKind};
+pub use run::StatementVerdict;
+pub use seed::{SeedFiles, SeedReport};
+pub use select::Goal;

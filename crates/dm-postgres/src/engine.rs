@@ -7,7 +7,8 @@ use std::time::Instant;
 use async_trait::async_trait;
 use dm_core::{
     BackupSource, Capabilities, CaptureSource, Engine, EngineId, EngineKind, Error, ErrorKind, Finding,
-    Health, Level, LogSource, OpContext, QueryPort, RestoreTarget, Result, Secret, ServerVersion,
+    Health, Level, LogSource, MigrationTarget, OpContext, QueryPort, RestoreTarget, Result, Secret,
+    ServerVersion,
 };
 use sqlx::ConnectOptions;
 use sqlx::Executor;
@@ -21,6 +22,7 @@ use crate::client::Client;
 use crate::diagnose;
 use crate::error::reading;
 use crate::log::PostgresLog;
+use crate::migrate::PostgresMigrations;
 use crate::query::PostgresQuery;
 use crate::restore::PostgresRestore;
 use crate::session::{close, open};
@@ -194,6 +196,10 @@ impl Engine for PostgresEngine {
 
     fn capture(&self) -> Option<Arc<dyn CaptureSource>> {
         Some(Arc::new(PostgresCapture { client: self.client.clone(), pool: self.pool.clone() }))
+    }
+
+    fn migrations(&self) -> Option<Arc<dyn MigrationTarget>> {
+        Some(Arc::new(PostgresMigrations::new(self.client.clone(), self.pool.clone())))
     }
 
     async fn close(&self) {

@@ -18,6 +18,7 @@ mod engine;
 mod error;
 mod lending;
 mod log;
+mod migrate;
 mod notes;
 mod options;
 mod physical;

@@ -5,12 +5,13 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use dm_core::{
-    BackupSource, Capabilities, CaptureSource, Engine, EngineId, EngineKind, Finding, Health, OpContext,
-    QueryPort, RestoreTarget, Result, ServerVersion,
+    BackupSource, Capabilities, CaptureSource, Engine, EngineId, EngineKind, Finding, Health,
+    MigrationTarget, OpContext, QueryPort, RestoreTarget, Result, ServerVersion,
 };
 
 use crate::capture::Capture;
 use crate::error::sqlite;
+use crate::migrate::SqliteMigrations;
 use crate::pool::Pool;
 use crate::query::Queries;
 use crate::restore::Target;
@@ -119,6 +120,10 @@ impl Engine for SqliteEngine {
 
     fn capture(&self) -> Option<Arc<dyn CaptureSource>> {
         Some(Arc::new(Capture { pool: Arc::clone(&self.pool) }))
+    }
+
+    fn migrations(&self) -> Option<Arc<dyn MigrationTarget>> {
+        Some(Arc::new(SqliteMigrations { pool: Arc::clone(&self.pool) }))
     }
 
     async fn close(&self) {

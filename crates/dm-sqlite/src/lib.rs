@@ -20,6 +20,7 @@ mod engine;
 mod error;
 mod facts;
 mod location;
+mod migrate;
 mod options;
 mod pool;
 mod preflight;

@@ -17,8 +17,8 @@ use super::nearest::nearest;
 use super::resolve::{Entry, Resolved};
 use super::sections::{
     AccessConfig, AuditConfig, BackupConfig, BackupRetentionConfig, CheckConfig, EngineConfig, LogConfig,
-    MonitoringConfig, PlaceConfig, RecoveryConfig, RepositoryConfig, RetentionConfig, StoreConfig,
-    TargetConfig, VerifyAfter,
+    MigrateConfig, MonitoringConfig, PlaceConfig, RecoveryConfig, RepositoryConfig, RetentionConfig,
+    StoreConfig, TargetConfig, VerifyAfter,
 };
 use super::source::Source;
 use super::{duration, prisma};
@@ -123,6 +123,7 @@ pub(super) struct Assembled {
     pub(super) backup: BackupConfig,
     pub(super) targets: BTreeMap<TargetName, TargetConfig>,
     pub(super) log: LogConfig,
+    pub(super) migrate: MigrateConfig,
     pub(super) recovery: RecoveryConfig,
     pub(super) store: StoreConfig,
     pub(super) audit: AuditConfig,
@@ -149,6 +150,7 @@ pub(super) fn assemble(resolved: &mut Resolved, file: &str, default_store: &str)
     });
     let store = Section::new(resolved, &["store"]);
     let log = Section::new(resolved, &["log"]);
+    let migrate = Section::new(resolved, &["migrate"]);
     let audit = Section::new(resolved, &["audit"]);
     let retention = Section::new(resolved, &["retention"]);
     let monitoring = Section::new(resolved, &["monitoring"]);
@@ -158,6 +160,19 @@ pub(super) fn assemble(resolved: &mut Resolved, file: &str, default_store: &str)
             slot: log.required("slot")?,
             seal_every: log.required("seal_every")?,
             poll: log.required("poll")?,
+        },
+        migrate: MigrateConfig {
+            folder: migrate.required("folder")?,
+            seeds: migrate.required("seeds")?,
+            table: migrate.required("table")?,
+            lock_timeout: migrate.required("lock_timeout")?,
+            attempts: migrate.required("attempts")?,
+            statement_timeout: migrate.required("statement_timeout")?,
+            wait: migrate.required("wait")?,
+            keep_sqlx: migrate.required("keep_sqlx")?,
+            production: migrate.required("production")?,
+            backup_within: migrate.required("backup_within")?,
+            staging: migrate.optional("staging")?,
         },
         recovery,
         audit: AuditConfig {
@@ -208,6 +223,7 @@ fn engines(resolved: &mut Resolved, problems: &mut Vec<Problem>) -> Result<BTree
             query_timeout: section.required("query_timeout")?,
             idle_timeout: section.required("idle_timeout")?,
             bin_dir: section.optional("bin_dir")?,
+            migrations: section.optional("migrations")?,
             shadow_url: section.optional("shadow_url")?,
         };
         engines.insert(EngineId::new(name)?, engine);

@@ -42,8 +42,8 @@ pub use cron::CronSchedule;
 pub use duration::parse as parse_duration;
 pub use sections::{
     AccessConfig, AuditConfig, BackupConfig, BackupRetentionConfig, CheckConfig, EngineConfig, LogConfig,
-    MonitoringConfig, PlaceConfig, RecoveryConfig, RepositoryConfig, RetentionConfig, StoreConfig,
-    TargetConfig, VerifyAfter,
+    MigrateConfig, MonitoringConfig, PlaceConfig, RecoveryConfig, RepositoryConfig, RetentionConfig,
+    StoreConfig, TargetConfig, VerifyAfter,
 };
 pub use source::{Setting, Source};
 pub use tables::{environment_table, profiles_table, settings_table};
@@ -81,6 +81,8 @@ pub struct Config {
     pub targets: BTreeMap<TargetName, TargetConfig>,
     /// Shipping the log.
     pub log: LogConfig,
+    /// Migrations.
+    pub migrate: MigrateConfig,
     /// Restores and drills.
     pub recovery: RecoveryConfig,
     /// The system's own state.
@@ -256,6 +258,7 @@ fn build(
         backup: sections.backup,
         targets: sections.targets,
         log: sections.log,
+        migrate: sections.migrate,
         recovery: sections.recovery,
         store: sections.store,
         audit: sections.audit,

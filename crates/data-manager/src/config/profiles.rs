@@ -25,6 +25,7 @@ pub(super) const PROFILES: &[(&str, &[(&str, &str)])] = &[
             ("engines.*.pool_max", "auto"),
             ("backup.enabled", "true"),
             ("repository.retention.within", "7 days"),
+            ("migrate.production", "true"),
             ("monitoring.enabled", "true"),
         ],
     ),

@@ -29,6 +29,8 @@ pub struct EngineConfig {
     pub idle_timeout: Option<Duration>,
     /// Folder of the client tools; `None` means PATH.
     pub bin_dir: Option<PathBuf>,
+    /// Where the files of its migrations lie, where that is not `[migrate]`'s folder.
+    pub migrations: Option<PathBuf>,
     /// Where migrations are tried out. Read, used from a later release.
     pub shadow_url: Option<Secret>,
 }
@@ -46,6 +48,7 @@ impl EngineConfig {
             query_timeout: Some(Duration::from_secs(60)),
             idle_timeout: Some(Duration::from_secs(600)),
             bin_dir: None,
+            migrations: None,
             shadow_url: None,
         }
     }
@@ -192,6 +195,34 @@ pub struct LogConfig {
     pub seal_every: Option<Duration>,
     /// How often the server is asked for more.
     pub poll: Option<Duration>,
+}
+
+/// `[migrate]`: migrations. A time of `None` means no limit.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct MigrateConfig {
+    /// Where the files lie.
+    pub folder: PathBuf,
+    /// Where the files of seeds lie.
+    pub seeds: PathBuf,
+    /// The table of the history.
+    pub table: String,
+    /// Longest wait of a statement for a lock of the database.
+    pub lock_timeout: Option<Duration>,
+    /// How often a statement is tried that does not get its lock in time, at least once.
+    pub attempts: u32,
+    /// Longest single statement.
+    pub statement_timeout: Option<Duration>,
+    /// Longest wait for another runner.
+    pub wait: Option<Duration>,
+    /// Whether sqlx's history is kept in step.
+    pub keep_sqlx: bool,
+    /// Whether every `up` is one of production.
+    pub production: bool,
+    /// How old the verified backup of production may be.
+    pub backup_within: Period,
+    /// The engine on which the same files must have been applied before.
+    pub staging: Option<String>,
 }
 
 /// `[recovery]`: restores and drills.

@@ -62,6 +62,7 @@ fn heading(section: &str) -> String {
             "\n# A name of its own for what is backed up; without any, every engine is backed up under its own name.\n"
         }
         "log" => "\n# Shipping the log, for points in time between backups.\n",
+        "migrate" => "\n# Migrations.\n",
         "recovery" => "\n# Restores and drills.\n",
         "recovery.check.*" => {
             "\n# A question of your own to a restored database. More of them: [recovery.check.<name>].\n"

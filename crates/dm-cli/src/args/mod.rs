@@ -8,6 +8,7 @@ mod general;
 mod holds;
 mod keys;
 mod log;
+mod migrate;
 mod places;
 mod restore;
 
@@ -35,6 +36,11 @@ pub(crate) use keys::{KeyArgs, KeyCommand, NewKeyArgs, RewrapArgs};
 pub(crate) use log::{
     DropSlotArgs, FetchArgs, LogCommand, LogShippingArgs, LogStatusArgs, PushArgs, ShipArgs,
 };
+pub(crate) use migrate::{
+    BackfillArgs, BaselineArgs, DownArgs, GoalArgs, LintArgs, MigrateArgs, MigrateCommand, MigrationsOfArgs,
+    NewArgs, PlanArgs, RedoArgs, ResolveArgs, ResumeArgs, SeedArgs, StatementArg, StatusArgs, ToolArg,
+    UpArgs,
+};
 pub(crate) use places::{CopyArgs, RepairArgs};
 pub(crate) use restore::{DepthArg, PointArgs, ReleaseArgs, RestoreArgs, RestoreCommand, UnprovenArg};
 
@@ -43,13 +49,18 @@ pub(crate) use restore::{DepthArg, PointArgs, ReleaseArgs, RestoreArgs, RestoreC
 pub enum Program {
     /// `dm`.
     All,
-    /// `dm-<task>`: `backup`, `restore`, `log` or `audit`.
+    /// `dm-<task>`: `backup`, `restore`, `log`, `migrate` or `audit`.
     Task(&'static str),
 }
 
 /// The tasks that exist as programs of their own.
-pub(crate) const TASKS: [(&str, &str); 4] =
-    [("backup", "dm-backup"), ("restore", "dm-restore"), ("log", "dm-log"), ("audit", "dm-audit")];
+pub(crate) const TASKS: [(&str, &str); 5] = [
+    ("backup", "dm-backup"),
+    ("restore", "dm-restore"),
+    ("log", "dm-log"),
+    ("migrate", "dm-migrate"),
+    ("audit", "dm-audit"),
+];
 
 /// Keeps databases recoverable, and proves it.
 ///
@@ -90,6 +101,7 @@ pub(crate) enum Command {
     Backup(BackupArgs),
     Restore(Box<RestoreArgs>),
     Log(LogShippingArgs),
+    Migrate(MigrateArgs),
     Audit(AuditArgs),
     Query(QueryArgs),
     Completions(CompletionsArgs),
@@ -258,6 +270,7 @@ pub(crate) fn parse(
         Program::Task("backup") => Command::Backup(BackupArgs::from_arg_matches(&matches)?),
         Program::Task("restore") => Command::Restore(Box::new(RestoreArgs::from_arg_matches(&matches)?)),
         Program::Task("log") => Command::Log(LogShippingArgs::from_arg_matches(&matches)?),
+        Program::Task("migrate") => Command::Migrate(MigrateArgs::from_arg_matches(&matches)?),
         Program::Task("audit") => Command::Audit(AuditArgs::from_arg_matches(&matches)?),
         Program::Task(other) => {
             return Err(clap::Error::raw(

@@ -7,6 +7,7 @@ mod doctor;
 pub(crate) mod files;
 mod init;
 mod log;
+mod migrate;
 mod pages;
 mod query;
 mod restore;
@@ -35,6 +36,7 @@ pub(crate) async fn execute(session: &mut Session, command: Command) -> Result<E
         Command::Backup(args) => Box::pin(backup::run(session, &dm, args)).await,
         Command::Restore(args) => Box::pin(restore::run(session, &dm, *args)).await,
         Command::Log(args) => Box::pin(log::run(session, &dm, args)).await,
+        Command::Migrate(args) => Box::pin(migrate::run(session, &dm, args)).await,
         Command::Audit(args) => Box::pin(audit::run(session, &dm, args)).await,
         Command::Query(args) => Box::pin(query::run(session, &dm, args)).await,
         // Answered above.
