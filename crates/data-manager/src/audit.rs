@@ -169,7 +169,7 @@ impl<'a> Audits<'a> {
     /// `NotFound`, `Invalid`, `AlreadyExists` when it was erased, `Conflict` when it is held; `Unreachable`.
     pub async fn erase(&self, ctx: &OpContext, event: &str) -> Result<String> {
         // One run for the erasure alone: the leaf names it.
-        let ctx = &own_run(ctx);
+        let ctx = &ctx.in_own_run();
         let work = async {
             let (audit, name) = (self.dm.audit_log(ctx).await?, leaf_name(event)?);
             if let Some((_, leaf)) = audit.store().find_leaf(&name).await?
@@ -329,11 +329,6 @@ impl DataManager {
             anchors,
         })
     }
-}
-
-/// The same context in a run of its own, which the lines that it erases can name.
-pub(crate) fn own_run(ctx: &OpContext) -> OpContext {
-    OpContext::new(ctx.actor().clone()).with_clock(ctx.clock()).with_cancellation(ctx.cancellation().clone())
 }
 
 fn described(audit: &AuditLog, file: &Path) -> Result<AuditKey> {

@@ -5,7 +5,7 @@ use dm_core::{Error, OpContext, Period, PlanDigest, Result};
 use dm_store::{Expirable, LeafHold};
 use serde::Serialize;
 
-use crate::audit::{Audits, own_run};
+use crate::audit::Audits;
 use crate::operations::OperationKind;
 use crate::pipeline::Operation;
 
@@ -63,7 +63,7 @@ impl Audits<'_> {
     /// `Conflict` when the plan went stale; `Interrupted` with the effect `Partial`, and repeating goes on; `Unreachable`.
     pub async fn apply_expire(&self, ctx: &OpContext, plan: AuditExpirePlan) -> Result<AuditExpireReport> {
         // One run for the expiry alone: the lines name it.
-        let ctx = &own_run(ctx);
+        let ctx = &ctx.in_own_run();
         let operation = Operation::new(OperationKind::AuditExpire, "*").with_details(serde_json::json!({
             "before": plan.before, "payloads": plan.payloads, "held": plan.held, "holds": plan.holds,
         }));

@@ -1,6 +1,6 @@
 //! How fast a log is appended to, sealed, verified and proven: for `scripts/bench audit`.
 //!
-//! `log_speed STORE EVENTS [append|seal|verify|prove ...]` does those steps on a store and prints one JSON object: events, seconds
+//! `log_speed STORE EVENTS KEYFILE [append|seal|verify|prove ...]` does those steps on a store and prints one JSON object: events, seconds
 //! and events a second of each step. The steps may run as programs of their own, so that each one's memory is seen apart.
 #![allow(clippy::print_stdout, reason = "its answer is what it prints")]
 

@@ -129,6 +129,12 @@ impl OpContext {
         Self { cancel: self.cancel.child_token(), ..self.clone() }
     }
 
+    /// The same in a run of its own: shares everything else, the deadline too.
+    #[must_use]
+    pub fn in_own_run(&self) -> Self {
+        Self { run_id: RunId::generate(), ..self.clone() }
+    }
+
     /// Who acts.
     #[must_use]
     pub fn actor(&self) -> &Actor {
