@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     BackupSource, CaptureSource, EngineId, Finding, LogSource, MigrationTarget, OpContext, QueryPort,
-    RestoreTarget, Result,
+    RestoreTarget, Result, SchemaSource,
 };
 
 /// The family of a database.
@@ -144,6 +144,11 @@ pub trait Engine: Send + Sync + fmt::Debug {
 
     /// Recording the changes of rows.
     fn capture(&self) -> Option<Arc<dyn CaptureSource>> {
+        None
+    }
+
+    /// Its schema, object by object, and databases to try scripts in.
+    fn schema(&self) -> Option<Arc<dyn SchemaSource>> {
         None
     }
 

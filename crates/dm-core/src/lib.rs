@@ -26,6 +26,7 @@ mod period;
 mod plan;
 mod query;
 mod restore;
+mod schema;
 mod secret;
 
 pub use access::{Action, Grant, Permissions, Resource, Role};
@@ -63,5 +64,9 @@ pub use query::{
 pub use restore::{
     CheckDepth, Comparison, Destination, RecoveryPoint, RestoreBlock, RestoreContent, RestoreManifest,
     RestorePreview, RestoreRequest, RestoreSession, RestoreTarget, Restored, TableComparison,
+};
+pub use schema::{
+    Alteration, SchemaChange, SchemaObject, SchemaScript, SchemaSnapshot, SchemaSource, Shadow, ShadowPlace,
+    ShadowScript, TracedLock, TracedStatement,
 };
 pub use secret::{Secret, redact_url};

@@ -7,8 +7,8 @@ use std::time::Instant;
 use async_trait::async_trait;
 use dm_core::{
     BackupSource, Capabilities, CaptureSource, Engine, EngineId, EngineKind, Error, ErrorKind, Finding,
-    Health, Level, LogSource, MigrationTarget, OpContext, QueryPort, RestoreTarget, Result, Secret,
-    ServerVersion,
+    Health, Level, LogSource, MigrationTarget, OpContext, QueryPort, RestoreTarget, Result, SchemaSource,
+    Secret, ServerVersion,
 };
 use sqlx::ConnectOptions;
 use sqlx::Executor;
@@ -25,6 +25,7 @@ use crate::log::PostgresLog;
 use crate::migrate::PostgresMigrations;
 use crate::query::PostgresQuery;
 use crate::restore::PostgresRestore;
+use crate::schema::PostgresSchema;
 use crate::session::{close, open};
 use crate::sql::{dynamic, quote_ident, quote_literal};
 
@@ -200,6 +201,10 @@ impl Engine for PostgresEngine {
 
     fn migrations(&self) -> Option<Arc<dyn MigrationTarget>> {
         Some(Arc::new(PostgresMigrations::new(self.client.clone(), self.pool.clone())))
+    }
+
+    fn schema(&self) -> Option<Arc<dyn SchemaSource>> {
+        Some(Arc::new(PostgresSchema { client: self.client.clone(), pool: self.pool.clone() }))
     }
 
     async fn close(&self) {

@@ -25,6 +25,7 @@ mod physical;
 mod placeholders;
 mod query;
 mod restore;
+mod schema;
 mod selection;
 mod session;
 mod sql;

@@ -106,6 +106,14 @@ pub(crate) fn scratch(path: &Path) -> Result<Connection> {
     Ok(connection)
 }
 
+/// Opens an empty database in memory, for trying scripts: they may do what they may do on the live one.
+pub(crate) fn memory() -> Result<Connection> {
+    let connection = Connection::open_in_memory().map_err(sqlite)?;
+    install_handlers(&connection)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false).map_err(sqlite)?;
+    Ok(connection)
+}
+
 /// Some pragmas answer with a row, some with none.
 fn no_row(error: rusqlite::Error) -> rusqlite::Result<()> {
     match error {

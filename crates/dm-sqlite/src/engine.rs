@@ -6,7 +6,7 @@ use std::time::Instant;
 use async_trait::async_trait;
 use dm_core::{
     BackupSource, Capabilities, CaptureSource, Engine, EngineId, EngineKind, Finding, Health,
-    MigrationTarget, OpContext, QueryPort, RestoreTarget, Result, ServerVersion,
+    MigrationTarget, OpContext, QueryPort, RestoreTarget, Result, SchemaSource, ServerVersion,
 };
 
 use crate::capture::Capture;
@@ -15,6 +15,7 @@ use crate::migrate::SqliteMigrations;
 use crate::pool::Pool;
 use crate::query::Queries;
 use crate::restore::Target;
+use crate::shape::SqliteSchema;
 use crate::source::{self, Source};
 use crate::{SqliteLocation, SqliteOptions, connect, diagnose, disk, preflight, schema, worker};
 
@@ -124,6 +125,10 @@ impl Engine for SqliteEngine {
 
     fn migrations(&self) -> Option<Arc<dyn MigrationTarget>> {
         Some(Arc::new(SqliteMigrations { pool: Arc::clone(&self.pool) }))
+    }
+
+    fn schema(&self) -> Option<Arc<dyn SchemaSource>> {
+        Some(Arc::new(SqliteSchema { pool: Arc::clone(&self.pool) }))
     }
 
     async fn close(&self) {

@@ -28,6 +28,7 @@ mod query;
 mod restore;
 mod rows;
 mod schema;
+mod shape;
 mod snapshot;
 mod source;
 mod statement;

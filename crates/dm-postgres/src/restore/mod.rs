@@ -27,6 +27,8 @@ use crate::client::Client;
 use crate::engine::check_open;
 use crate::physical::restore as physical;
 
+pub(crate) use place::create_like;
+
 /// A server as a target of restores.
 #[derive(Clone, Debug)]
 pub(crate) struct PostgresRestore {

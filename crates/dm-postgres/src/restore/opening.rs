@@ -50,7 +50,7 @@ pub(super) async fn open(
             let id = ctx.run_id().as_uuid().simple().to_string();
             let unique = uuid_tail(&id);
             let name = free_name(&mut control, &format!("dm_restore_{unique}")).await?;
-            place::create(&mut control, &name, &source, server_major).await?;
+            place::create(&mut control, &name, &source.database, server_major).await?;
             client.on_database(&name)
         }
     };

@@ -8,7 +8,6 @@ use sqlx::Executor;
 use sqlx::postgres::{PgConnection, PgPool};
 use tokio::time::Instant;
 
-use super::plan::Source;
 use crate::catalog::DatabaseProperties;
 use crate::client::Client;
 use crate::error::{reading, sqlstate, writing};
@@ -88,10 +87,20 @@ pub(super) async fn command(control: &mut PgConnection, text: impl Into<String>)
 pub(super) async fn create(
     control: &mut PgConnection,
     name: &str,
-    source: &Source,
+    database: &DatabaseProperties,
     major: u32,
 ) -> Result<()> {
-    let database = &source.database;
+    create_like(control, name, database, major).await?;
+    command(control, format!("REVOKE CONNECT ON DATABASE {} FROM PUBLIC", quote_ident(name))).await
+}
+
+/// Makes an empty database with another's encoding and locale.
+pub(crate) async fn create_like(
+    control: &mut PgConnection,
+    name: &str,
+    database: &DatabaseProperties,
+    major: u32,
+) -> Result<()> {
     let mut text = format!(
         "CREATE DATABASE {} TEMPLATE template0 ENCODING {}",
         quote_ident(name),
@@ -128,7 +137,7 @@ pub(super) async fn create(
             false => error,
         }
     })?;
-    command(control, format!("REVOKE CONNECT ON DATABASE {} FROM PUBLIC", quote_ident(name))).await
+    Ok(())
 }
 
 /// Removes a database, with whoever is connected.

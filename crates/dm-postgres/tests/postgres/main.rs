@@ -19,6 +19,7 @@ mod physical_sealed;
 mod physical_support;
 mod query;
 mod round_trip;
+mod schema;
 mod support;
 mod tables;
 mod tenant;
