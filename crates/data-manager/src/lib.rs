@@ -43,6 +43,7 @@ mod query;
 mod recovery;
 mod repositories;
 mod restores;
+mod schemas;
 mod status;
 mod targets;
 
@@ -68,6 +69,7 @@ pub use dm_core::{
 pub use dm_core::{BackfillProgress, BackfillRequest, Direction, ForeignTool, HistoryEntry, MigrationState};
 pub use dm_core::{CaptureRequest, CaptureStatus, CapturedTable, TableName};
 pub use dm_core::{LogHead, LogHolder, LogPosition, LogSpan};
+pub use dm_core::{SchemaChange, SchemaObject, TracedLock, TracedStatement};
 pub use dm_embed::embed_migrations;
 pub use dm_lint as lint;
 pub use dm_migrate as migration;
@@ -86,4 +88,5 @@ pub use migrations::{LintReport, MigrateOptions, MigrationSource, Migrations};
 pub use operations::{EventKind, OperationKind};
 pub use places::{PRIMARY, PlaceCopy, PlaceStatus};
 pub use restores::{RestoreOptions, RestorePlan};
+pub use schemas::{PlannedLocks, WrittenMigration};
 pub use status::{StatusReport, TargetStatus, Verdict};

@@ -97,10 +97,10 @@ pub struct Migrations<'a> {
 }
 
 /// Everything that a verb works with.
-struct Opened {
-    engine: Arc<dyn Engine>,
-    migrator: Migrator,
-    files: MigrationFiles,
+pub(crate) struct Opened {
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) migrator: Migrator,
+    pub(crate) files: MigrationFiles,
 }
 
 impl Migrations<'_> {
@@ -157,7 +157,7 @@ impl Migrations<'_> {
             lock_timeout: config.lock_timeout.is_some(),
             statement_timeout: config.statement_timeout.is_some(),
             sizes: Some(sizes.collect()),
-            ..LintContext::default()
+            classified: config.classified.iter().cloned().collect(),
         };
         let files: Vec<LintFile> = opened
             .files
@@ -463,7 +463,7 @@ impl Migrations<'_> {
         self.dm.operate(ctx, operation, work).await
     }
 
-    fn folder(&self, engine: &Arc<dyn Engine>, source: &MigrationSource) -> Result<PathBuf> {
+    pub(crate) fn folder(&self, engine: &Arc<dyn Engine>, source: &MigrationSource) -> Result<PathBuf> {
         match source {
             MigrationSource::Folder(folder) => Ok(folder.clone()),
             MigrationSource::Embedded(_) => Err(Error::unsupported("embedded migrations have no folder")
@@ -475,7 +475,7 @@ impl Migrations<'_> {
         }
     }
 
-    fn open(&self, options: &MigrateOptions) -> Result<Opened> {
+    pub(crate) fn open(&self, options: &MigrateOptions) -> Result<Opened> {
         let engine = self.dm.engine(options.engine.as_ref())?;
         let migrator = self.migrator(&engine, options)?;
         let target = migrator.target();
@@ -507,14 +507,14 @@ impl Migrations<'_> {
     }
 }
 
-fn target(engine: &Arc<dyn Engine>) -> Result<Arc<dyn MigrationTarget>> {
+pub(crate) fn target(engine: &Arc<dyn Engine>) -> Result<Arc<dyn MigrationTarget>> {
     engine.migrations().ok_or_else(|| {
         Error::unsupported(format!("{} databases take no migrations", engine.kind())).on_engine(engine.kind())
     })
 }
 
 /// Whose grammar the files of an engine are written in.
-fn dialect(kind: EngineKind) -> Result<Dialect> {
+pub(crate) fn dialect(kind: EngineKind) -> Result<Dialect> {
     match kind {
         EngineKind::Postgres => Ok(Dialect::Postgres),
         EngineKind::Sqlite => Ok(Dialect::Sqlite),

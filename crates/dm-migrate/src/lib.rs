@@ -22,6 +22,7 @@ mod run;
 mod script;
 mod seed;
 mod select;
+mod tryout;
 
 pub use backfill::{BackfillPace, BackfillReport};
 pub use checksum::Checksums;
@@ -35,3 +36,4 @@ pub use problem::{Problem, ProblemKind};
 pub use run::StatementVerdict;
 pub use seed::{SeedFiles, SeedReport};
 pub use select::Goal;
+pub use tryout::{DriftReport, TracedMigration, Tryout};

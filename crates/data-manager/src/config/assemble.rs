@@ -173,6 +173,7 @@ pub(super) fn assemble(resolved: &mut Resolved, file: &str, default_store: &str)
             production: migrate.required("production")?,
             backup_within: migrate.required("backup_within")?,
             staging: migrate.optional("staging")?,
+            classified: migrate.optional("classified")?.unwrap_or_default(),
         },
         recovery,
         audit: AuditConfig {

@@ -105,13 +105,13 @@ pub(super) const KEYS: &[Key] = &[
         "./migrations/shop",
         "where the files of this database's migrations lie, where that is not `migrate.folder`",
     ),
-    soon(key(
+    key(
         "engines.*.shadow_url",
         Kind::SecretUrl,
         None,
         "${SHADOW_DATABASE_URL}",
-        "database on which migrations are tried out",
-    )),
+        "an empty database on which migrations are tried out; its content is removed. Without it one is made for the moment",
+    ),
     key(
         "repository.url",
         Kind::Location,
@@ -470,6 +470,13 @@ pub(super) const KEYS: &[Key] = &[
         Some("1 day"),
         "",
         "how old the verified backup may be; else one is made first",
+    ),
+    key(
+        "migrate.classified",
+        Kind::TextList,
+        None,
+        "[\"customers.email\"]",
+        "columns whose personal data is classified, as `table.column` or `table.*`: lint does not ask about them",
     ),
     key(
         "migrate.staging",

@@ -31,7 +31,7 @@ pub struct EngineConfig {
     pub bin_dir: Option<PathBuf>,
     /// Where the files of its migrations lie, where that is not `[migrate]`'s folder.
     pub migrations: Option<PathBuf>,
-    /// Where migrations are tried out. Read, used from a later release.
+    /// An empty database where migrations are tried out; one is made for the moment without it.
     pub shadow_url: Option<Secret>,
 }
 
@@ -223,6 +223,8 @@ pub struct MigrateConfig {
     pub backup_within: Period,
     /// The engine on which the same files must have been applied before.
     pub staging: Option<String>,
+    /// Columns whose personal data is classified: `table.column` or `table.*`.
+    pub classified: Vec<String>,
 }
 
 /// `[recovery]`: restores and drills.

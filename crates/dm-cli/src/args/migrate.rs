@@ -32,6 +32,7 @@ pub(crate) enum MigrateCommand {
     Resolve(ResolveArgs),
     Baseline(BaselineArgs),
     Lint(LintArgs),
+    Drift(DriftArgs),
     Seed(SeedArgs),
     Backfill(BackfillArgs),
 }
@@ -98,6 +99,13 @@ pub(crate) struct NewArgs {
     /// "dm migrate down" then stops before this migration.
     #[arg(long)]
     pub(crate) one_way: bool,
+
+    /// Writes the scripts from the difference between the files and the database.
+    ///
+    /// For a development database that was changed by hand. All files are replayed on a shadow database; the scripts bring that to
+    /// the schema of the database, and back. What they leave out is said. Read them before they run.
+    #[arg(long)]
+    pub(crate) from_diff: bool,
 }
 
 /// Compares the files with the database.
@@ -112,14 +120,20 @@ pub(crate) struct StatusArgs {
 
 /// Shows what would run.
 ///
-/// The exact statements, and of the tables that they name the size. Writes nothing into the database. Exits 9 when something
-/// is pending or wrong.
+/// The exact statements, the locks that each takes, and of the tables that they name the size. Writes nothing into the database.
+/// Exits 9 when something is pending or wrong.
 #[derive(Args, Debug)]
 pub(crate) struct PlanArgs {
     #[command(flatten)]
     pub(crate) of: MigrationsOfArgs,
     #[command(flatten)]
     pub(crate) goal: GoalArgs,
+
+    /// Tries it on a shadow database, and shows the locks really taken.
+    ///
+    /// On `engines.*.shadow_url` (SHADOW_DATABASE_URL), whose content is removed, or on one made for the moment beside the live one.
+    #[arg(long, conflicts_with = "down")]
+    pub(crate) trace: bool,
 
     /// Plans the way back.
     ///
@@ -267,12 +281,13 @@ pub(crate) struct ResolveArgs {
 /// Begins the history of a database that has one already.
 ///
 /// Takes over what another tool has applied, so that "dm migrate up" goes on behind it. That tool's own table stays as it is; with
-/// `migrate.keep_sqlx` sqlx's is kept in step from then on.
+/// `migrate.keep_sqlx` sqlx's is kept in step from then on. Without any tool, --from schema writes the first migration from
+/// the live schema, proves on a shadow database that it makes the same, and records it as applied.
 #[derive(Args, Debug)]
 pub(crate) struct BaselineArgs {
     /// Whose history.
     ///
-    /// `sqlx` reads _sqlx_migrations, `refinery` reads refinery_schema_history.
+    /// `sqlx` reads _sqlx_migrations, `refinery` reads refinery_schema_history; `schema` reads the schema itself.
     #[arg(long, value_enum, value_name = "TOOL")]
     pub(crate) from: ToolArg,
 
@@ -287,6 +302,8 @@ pub(crate) enum ToolArg {
     Sqlx,
     /// refinery.
     Refinery,
+    /// None: the schema of the database.
+    Schema,
 }
 
 /// Says what the pending files would do to a database in use.
@@ -303,6 +320,22 @@ pub(crate) struct LintArgs {
     /// Also those that were applied long ago.
     #[arg(long)]
     pub(crate) all: bool,
+
+    /// Lists the rules instead.
+    ///
+    /// Their names are what "-- dm:ignore <rule>: <reason>" takes.
+    #[arg(long, conflicts_with_all = ["all", "source", "engine"])]
+    pub(crate) rules: bool,
+}
+
+/// Compares the live schema with what the applied files make.
+///
+/// Replays them on a shadow database (`engines.*.shadow_url`, SHADOW_DATABASE_URL, whose content is removed, or one made for the
+/// moment) and compares object by object. Writes nothing into the live database. Exits 9 when something differs.
+#[derive(Args, Debug)]
+pub(crate) struct DriftArgs {
+    #[command(flatten)]
+    pub(crate) of: MigrationsOfArgs,
 }
 
 /// Runs the files of seeds.

@@ -37,9 +37,9 @@ pub(crate) use log::{
     DropSlotArgs, FetchArgs, LogCommand, LogShippingArgs, LogStatusArgs, PushArgs, ShipArgs,
 };
 pub(crate) use migrate::{
-    BackfillArgs, BaselineArgs, DownArgs, GoalArgs, LintArgs, MigrateArgs, MigrateCommand, MigrationsOfArgs,
-    NewArgs, PlanArgs, RedoArgs, ResolveArgs, ResumeArgs, SeedArgs, StatementArg, StatusArgs, ToolArg,
-    UpArgs,
+    BackfillArgs, BaselineArgs, DownArgs, DriftArgs, GoalArgs, LintArgs, MigrateArgs, MigrateCommand,
+    MigrationsOfArgs, NewArgs, PlanArgs, RedoArgs, ResolveArgs, ResumeArgs, SeedArgs, StatementArg,
+    StatusArgs, ToolArg, UpArgs,
 };
 pub(crate) use places::{CopyArgs, RepairArgs};
 pub(crate) use restore::{DepthArg, PointArgs, ReleaseArgs, RestoreArgs, RestoreCommand, UnprovenArg};

@@ -70,7 +70,7 @@ fn added(view: &View<'_>, statement: &Statement, table: &str, column: &Column, f
     let in_steps = |last: &str| {
         format!(
             "ALTER TABLE {table} ADD COLUMN {name} {data_type};\n{last}\n\
-             -- then: dm migrate backfill {table} --set \"{name} = …\""
+             -- then: dm migrate backfill <name> --table {table} --set \"{name} = …\""
         )
     };
     if let Some(default) = &column.default
@@ -111,7 +111,7 @@ fn serial(statement: &Statement, table: &str, column: &Column, findings: &mut Fi
         format!(
             "CREATE SEQUENCE {table}_{name}_seq;\nALTER TABLE {table} ADD COLUMN {name} bigint;\n\
              ALTER TABLE {table} ALTER COLUMN {name} SET DEFAULT nextval('{table}_{name}_seq');\n\
-             -- then: dm migrate backfill {table} --set \"{name} = nextval('{table}_{name}_seq')\" --where \"{name} IS NULL\""
+             -- then: dm migrate backfill <name> --table {table} --set \"{name} = nextval('{table}_{name}_seq')\" --where \"{name} IS NULL\""
         ),
     );
 }
@@ -135,7 +135,7 @@ fn typed(
         format!("{table} is rewritten while {column} becomes {data_type}"),
         format!(
             "ALTER TABLE {table} ADD COLUMN {column}_new {data_type};\n\
-             -- keep it in step with a trigger, fill it with `dm migrate backfill {table} --set \"{column}_new = {column}::{data_type}\"`,\n\
+             -- keep it in step with a trigger, fill it with `dm migrate backfill <name> --table {table} --set \"{column}_new = {column}::{data_type}\"`,\n\
              -- then in one short transaction: drop {column}, rename {column}_new to {column}"
         ),
     );

@@ -20,7 +20,7 @@ pub(super) fn check(view: &View<'_>, findings: &mut Findings<'_>) {
             format!("nothing bounds how many rows of {table} are {verb} at once"),
             match verb {
                 "changed" => format!(
-                    "dm migrate backfill {table} --set \"<column> = <value>\" --where \"<condition>\"  -- in portions, which can be interrupted"
+                    "dm migrate backfill <name> --table {table} --set \"<column> = <value>\" --where \"<condition>\"  -- in portions, which can be interrupted"
                 ),
                 _ => format!(
                     "DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE <condition> LIMIT 10000);  -- again until none is left"

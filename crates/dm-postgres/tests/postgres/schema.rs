@@ -115,7 +115,7 @@ async fn a_dump_and_a_written_difference_make_the_same_schema() {
     // From nothing to the schema and back, and from the schema to its changed form and back.
     database.psql("ALTER TABLE items ADD COLUMN note text DEFAULT 'x', ALTER COLUMN price TYPE bigint, ALTER COLUMN price SET DEFAULT 7; \
         DROP INDEX items_name_idx; CREATE INDEX items_both ON items (name, price); CREATE TABLE extra (id bigint PRIMARY KEY, item_id bigint REFERENCES items); \
-        DROP VIEW cheap; CREATE VIEW dear AS SELECT id FROM items WHERE price > 100; ALTER TYPE mood ADD VALUE 'fine' AFTER 'sad'").await.unwrap();
+        DROP VIEW cheap; CREATE VIEW dear AS SELECT id FROM items; ALTER TYPE mood ADD VALUE 'fine' AFTER 'sad'").await.unwrap();
     let changed = live(&database).await;
     let script = port.script(&whole, &changed);
     copy.psql(&script.up.iter().map(|s| format!("{s};\n")).collect::<String>()).await.unwrap();

@@ -9,5 +9,6 @@ mod faults;
 mod oracle;
 mod query;
 mod restore;
+mod schema;
 mod support;
 mod tables;

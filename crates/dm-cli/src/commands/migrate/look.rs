@@ -1,8 +1,9 @@
 //! `dm migrate status`, `plan` and `lint`: what only reads.
 
-use data_manager::lint::{LintFinding, Severity};
-use data_manager::migration::{MigrationPlan, PlannedStatement, Problem, StatusReport};
-use data_manager::{DataManager, Direction, MigrateOptions, Result, Standing};
+use data_manager::lint::{self, Dialect, Effect, LintFinding, Severity};
+use data_manager::migration::{MigrationPlan, PlannedStatement, Problem, StatusReport, TracedMigration};
+use data_manager::{DataManager, Direction, MigrateOptions, PlannedLocks, Result, Standing, TracedStatement};
+use serde_json::json;
 
 use super::{goal, options};
 use crate::args::{LintArgs, PlanArgs, StatusArgs};
@@ -79,8 +80,14 @@ pub(super) async fn plan(session: &mut Session, dm: &DataManager, args: PlanArgs
     };
     let ctx = session.quiet_context(dm);
     let plan = dm.migrate().plan(&ctx, &options, direction).await?;
-    session.out.document("migration-plan", &[("plan", &plan)])?;
-    let lines = plan_lines(&plan);
+    let kind = dm.engine(options.engine.as_ref())?.kind();
+    let locks = dm.migrate().locks(kind, &plan);
+    let traced = match args.trace {
+        true => Some(dm.migrate().trace(&ctx, &options).await?),
+        false => None,
+    };
+    session.out.document("migration-plan", &[("plan", &plan), ("locks", &locks), ("traced", &traced)])?;
+    let lines = plan_lines(&plan, &locks, traced.as_deref());
     for line in lines {
         session.out.say(line)?;
     }
@@ -89,8 +96,21 @@ pub(super) async fn plan(session: &mut Session, dm: &DataManager, args: PlanArgs
     Ok(if settled { Exit::Done } else { Exit::CheckFailed })
 }
 
-/// A plan for a person.
-pub(super) fn plan_lines(plan: &MigrationPlan) -> Vec<String> {
+/// A plan for a person, with the locks that the statements' texts tell.
+pub(super) fn planned_lines(
+    dm: &DataManager,
+    options: &MigrateOptions,
+    plan: &MigrationPlan,
+) -> Result<Vec<String>> {
+    let kind = dm.engine(options.engine.as_ref())?.kind();
+    Ok(plan_lines(plan, &dm.migrate().locks(kind, plan), None))
+}
+
+fn plan_lines(
+    plan: &MigrationPlan,
+    locks: &[PlannedLocks],
+    traced: Option<&[TracedMigration]>,
+) -> Vec<String> {
     let mut lines = Vec::new();
     if plan.migrations.is_empty() {
         lines.push(match plan.direction {
@@ -107,8 +127,15 @@ pub(super) fn plan_lines(plan: &MigrationPlan) -> Vec<String> {
             text::printable(&migration.description),
             text::printable(&migration.file)
         ));
+        let traced = traced.and_then(|all| all.iter().find(|t| t.version == migration.version));
         for statement in &migration.statements {
             lines.extend(statement_lines(statement));
+            let known = locks.iter().find(|l| (l.version, l.number) == (migration.version, statement.number));
+            let seen = traced.and_then(|t| t.statements.get(statement.number.checked_sub(1)? as usize));
+            lines.extend(match seen {
+                Some(seen) => seen_lines(seen),
+                None => known.map(|l| l.effects.iter().map(effect_line).collect()).unwrap_or_default(),
+            });
         }
     }
     lines
@@ -131,7 +158,36 @@ fn statement_lines(statement: &PlannedStatement) -> Vec<String> {
     lines
 }
 
+/// A lock as the statement's text tells it.
+fn effect_line(effect: &Effect) -> String {
+    let work = match (effect.rewrites, effect.scans) {
+        (true, _) => ", writes every row anew",
+        (false, true) => ", reads every row",
+        (false, false) => "",
+    };
+    let (object, lock) = (text::printable(&effect.object), effect.lock);
+    format!("      -> locks {object} {}: {} waits{work}", lock.sql(), lock.stops())
+}
+
+/// The locks that a statement took on the shadow database.
+fn seen_lines(seen: &TracedStatement) -> Vec<String> {
+    match &seen.locks {
+        Some(locks) => locks
+            .iter()
+            .map(|l| {
+                let work = if l.rewritten { ", wrote every row anew" } else { "" };
+                format!("      => locked {} {}{work}", text::printable(&l.object), l.mode)
+            })
+            .collect(),
+        None if seen.skipped => vec!["      => not tried: it is about the whole server".to_owned()],
+        None => vec!["      => ran outside of a transaction: its locks were not seen".to_owned()],
+    }
+}
+
 pub(super) async fn lint(session: &mut Session, dm: &DataManager, args: LintArgs) -> Result<Exit> {
+    if args.rules {
+        return rules(session);
+    }
     let options = options(session, args.of);
     let ctx = session.quiet_context(dm);
     let report = dm.migrate().lint(&ctx, &options, args.all).await?;
@@ -149,6 +205,26 @@ pub(super) async fn lint(session: &mut Session, dm: &DataManager, args: LintArgs
         (files, found) => format!("{} looked at, {found} found", text::count(files as u64, "file")),
     })?;
     Ok(if passes { Exit::Done } else { Exit::CheckFailed })
+}
+
+/// The rules and what they find.
+fn rules(session: &mut Session) -> Result<Exit> {
+    let all: Vec<_> = lint::rules()
+        .iter()
+        .map(|r| json!({ "name": r.name, "severity": r.severity, "dialects": r.dialects, "summary": r.summary, "why": r.why }))
+        .collect();
+    session.out.document("lint-rules", &[("rules", &all)])?;
+    let mut table = Table::new(["rule", "finds", "where"]);
+    for rule in lint::rules() {
+        let places = match rule.dialects {
+            [Dialect::Postgres] => "PostgreSQL",
+            [Dialect::Sqlite] => "SQLite",
+            _ => "both",
+        };
+        table.row([rule.name.to_owned(), rule.summary.to_owned(), places.to_owned()]);
+    }
+    session.out.table(&table)?;
+    Ok(Exit::Done)
 }
 
 fn tell_finding(session: &mut Session, finding: &LintFinding) -> Result<()> {

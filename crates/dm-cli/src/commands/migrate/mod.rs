@@ -2,6 +2,7 @@
 
 mod look;
 mod run;
+mod schema;
 
 use std::path::PathBuf;
 
@@ -23,6 +24,7 @@ pub(crate) async fn run(session: &mut Session, dm: &DataManager, args: MigrateAr
         MigrateCommand::Status(args) => look::status(session, dm, args).await,
         MigrateCommand::Plan(args) => look::plan(session, dm, args).await,
         MigrateCommand::Lint(args) => look::lint(session, dm, args).await,
+        MigrateCommand::Drift(args) => schema::drift(session, dm, args).await,
         MigrateCommand::Up(args) => run::up(session, dm, args).await,
         MigrateCommand::Down(args) => run::down(session, dm, args).await,
         MigrateCommand::Redo(args) => run::redo(session, dm, args).await,
@@ -52,6 +54,9 @@ fn goal(args: &GoalArgs) -> Goal {
 }
 
 async fn new(session: &mut Session, dm: &DataManager, args: NewArgs) -> Result<Exit> {
+    if args.from_diff {
+        return schema::new_from_diff(session, dm, args).await;
+    }
     let options = options(session, args.of);
     let ctx = session.quiet_context(dm);
     let paths = dm.migrate().create(&ctx, &options, &args.description, args.one_way).await?;
@@ -68,6 +73,7 @@ async fn baseline(session: &mut Session, dm: &DataManager, args: BaselineArgs) -
     let tool = match args.from {
         ToolArg::Sqlx => ForeignTool::Sqlx,
         ToolArg::Refinery => ForeignTool::Refinery,
+        ToolArg::Schema => return schema::baseline(session, dm, &options).await,
     };
     let ctx = session.quiet_context(dm);
     let adopted = dm.migrate().adopt(&ctx, &options, tool).await?;

@@ -5,7 +5,7 @@ use data_manager::{
     DataManager, Direction, MigrateOptions, MigrationReport, OpContext, Resolution, Result, StatementVerdict,
 };
 
-use super::look::{plan_lines, tell_problems};
+use super::look::{planned_lines, tell_problems};
 use super::{goal, options};
 use crate::args::{DownArgs, RedoArgs, ResolveArgs, ResumeArgs, StatementArg, UpArgs};
 use crate::exit::Exit;
@@ -25,9 +25,9 @@ pub(super) async fn up(session: &mut Session, dm: &DataManager, args: UpArgs) ->
     if args.apply.dry_run || production {
         let plan = dm.migrate().plan(&session.quiet_context(dm), &options, Direction::Up).await?;
         if args.apply.dry_run {
-            return show(session, &plan);
+            return show(session, dm, &options, &plan);
         }
-        session.show_plan(&plan_lines(&plan))?;
+        session.show_plan(&planned_lines(dm, &options, &plan)?)?;
         if !plan.migrations.is_empty() && plan.problems.is_empty() {
             let question =
                 format!("Apply {} in production?", text::count(plan.migrations.len() as u64, "migration"));
@@ -47,9 +47,9 @@ pub(super) async fn down(session: &mut Session, dm: &DataManager, args: DownArgs
         MigrateOptions { goal: goal(&args.goal), wait: args.wait.wait, ..options(session, args.of) };
     let plan = dm.migrate().plan(&session.quiet_context(dm), &options, Direction::Down).await?;
     if args.apply.dry_run {
-        return show(session, &plan);
+        return show(session, dm, &options, &plan);
     }
-    session.show_plan(&plan_lines(&plan))?;
+    session.show_plan(&planned_lines(dm, &options, &plan)?)?;
     if !plan.migrations.is_empty() {
         let question = format!("Undo {}?", text::count(plan.migrations.len() as u64, "migration"));
         session.questions.confirm(&question, args.apply.yes)?;
@@ -66,9 +66,9 @@ pub(super) async fn redo(session: &mut Session, dm: &DataManager, args: RedoArgs
     let options = MigrateOptions { goal: data_manager::Goal::Steps(steps), ..options(session, args.of) };
     let plan = dm.migrate().plan(&session.quiet_context(dm), &options, Direction::Down).await?;
     if args.apply.dry_run {
-        return show(session, &plan);
+        return show(session, dm, &options, &plan);
     }
-    session.show_plan(&plan_lines(&plan))?;
+    session.show_plan(&planned_lines(dm, &options, &plan)?)?;
     if !plan.migrations.is_empty() {
         let question =
             format!("Undo {} and apply again?", text::count(plan.migrations.len() as u64, "migration"));
@@ -118,9 +118,14 @@ pub(super) async fn resolve(session: &mut Session, dm: &DataManager, args: Resol
     Ok(Exit::Done)
 }
 
-fn show(session: &mut Session, plan: &MigrationPlan) -> Result<Exit> {
+fn show(
+    session: &mut Session,
+    dm: &DataManager,
+    options: &MigrateOptions,
+    plan: &MigrationPlan,
+) -> Result<Exit> {
     session.out.document("migration-plan", &[("plan", plan)])?;
-    for line in plan_lines(plan) {
+    for line in planned_lines(dm, options, plan)? {
         session.out.say(line)?;
     }
     tell_problems(session, &plan.problems)?;
