@@ -190,7 +190,7 @@ impl SchemaScript {
                 match alter(before, after) {
                     Ok(written) => statements.extend(written),
                     Err(why) => {
-                        self.not_written.push(format!("{way}the change of the {}: {why}", after.title()))
+                        self.not_written.push(format!("{way}the change of the {}: {why}", after.title()));
                     }
                 }
             }
