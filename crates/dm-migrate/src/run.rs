@@ -99,7 +99,7 @@ impl Work<'_> {
                     self.session.record(self.ctx, &[entry]).await?;
                 }
                 Doubt::NotDone(texts) => {
-                    texts.into_iter().for_each(|t| self.ctx.progress(Progress::Warning(t)))
+                    texts.into_iter().for_each(|t| self.ctx.progress(Progress::Warning(t)));
                 }
                 Doubt::Unknown => {
                     return Err(Error::new(

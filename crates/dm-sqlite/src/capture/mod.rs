@@ -72,7 +72,7 @@ impl CaptureSource for Capture {
     }
 
     async fn clear_away(&self, ctx: &OpContext) -> Result<bool> {
-        self.changing(ctx, |on| install::clear_away(on)).await
+        self.changing(ctx, install::clear_away).await
     }
 
     async fn waiting(&self, ctx: &OpContext, most: u32, most_bytes: u64) -> Result<Vec<RowChange>> {
