@@ -15,12 +15,13 @@ use serde_json::json;
 
 use crate::migrations::{Opened, dialect, target};
 use crate::pipeline::Operation;
-use crate::{MigrateOptions, Migrations};
+use crate::{MigrateOptions, Migrations, OperationKind};
 
-const DRIFT: Action = Action::read("migrate", "drift");
-const TRACE: Action = Action::read("migrate", "trace");
-const NEW: Action = Action::write("migrate", "new");
-const BASELINE: Action = Action::write("migrate", "baseline");
+/// Drift is the status of the schema, a trace a plan that is tried.
+const DRIFT: OperationKind = OperationKind::MigrateStatus;
+const TRACE: OperationKind = OperationKind::MigratePlan;
+const NEW: OperationKind = OperationKind::MigrateNew;
+const BASELINE: OperationKind = OperationKind::MigrateBaseline;
 
 /// A migration that was written out of a schema.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
