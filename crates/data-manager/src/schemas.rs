@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use dm_core::{
-    Action, Engine, EngineKind, Error, ErrorKind, ForeignTool, OpContext, Result, SchemaSource, ShadowPlace,
+    Engine, EngineKind, Error, ErrorKind, ForeignTool, OpContext, Result, SchemaSource, ShadowPlace,
 };
 use dm_lint::Effect;
 use dm_migrate::{
