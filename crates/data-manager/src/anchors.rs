@@ -9,6 +9,7 @@ use dm_core::{Error, ErrorKind, OpContext, Result, redact_url};
 use dm_repository::Repository;
 
 use crate::DataManager;
+use crate::webhook::Webhook;
 
 /// Checkpoints that a verification reads from a place: the newest, and others evenly between, which narrow down where a
 /// rewrite began.
@@ -28,7 +29,7 @@ impl DataManager {
             return Ok(Box::new(InRepository { dm: self }));
         }
         if text.starts_with("https://") || text.starts_with("http://") {
-            return Ok(Box::new(Webhook::new(text)?));
+            return Ok(Box::new(Webhook::new(text, "audit.anchors")?));
         }
         let path = Path::new(text.strip_prefix("file://").unwrap_or(text));
         if path.is_absolute() {
@@ -150,48 +151,15 @@ fn io(error: std::io::Error, about: &str, message: &str) -> Error {
     Error::new(kind, message).about(about.to_owned()).with_source(error)
 }
 
-/// A POST of the checkpoint's text; any 2xx is a receipt. It cannot be read back.
-#[derive(Debug)]
-struct Webhook {
-    name: String,
-    url: reqwest::Url,
-    client: reqwest::Client,
-}
-
-impl Webhook {
-    fn new(text: &str) -> Result<Self> {
-        let bad = |e: &dyn std::fmt::Display| {
-            Error::invalid(format!("the webhook cannot be used: {e}")).about("audit.anchors")
-        };
-        let url = reqwest::Url::parse(text).map_err(|e| bad(&e))?;
-        // Whoever follows a redirect hands the checkpoint to somebody who was not named.
-        let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build();
-        Ok(Self { name: redact_url(text), url, client: client.map_err(|e| bad(&e.without_url()))? })
-    }
-}
-
+/// A POST of the checkpoint's text; it cannot be read back.
 #[async_trait]
 impl Anchor for Webhook {
     fn name(&self) -> &str {
-        &self.name
+        self.address()
     }
 
     async fn publish(&self, ctx: &OpContext, checkpoint: &SignedCheckpoint) -> Result<()> {
-        let post = self.client.post(self.url.clone());
-        let post = post.header("content-type", "text/plain; charset=utf-8").body(checkpoint.note.clone());
-        let sent = async {
-            post.send().await.map_err(|e| {
-                Error::new(ErrorKind::Unreachable, "the webhook cannot be reached")
-                    .about(self.name.clone())
-                    .with_source(e.without_url())
-            })
-        };
-        let status = ctx.run(sent).await?.status();
-        if status.is_success() {
-            return Ok(());
-        }
-        let kind = if status.is_client_error() { ErrorKind::Denied } else { ErrorKind::Unreachable };
-        Err(Error::new(kind, format!("the webhook answers {status}")).about(self.name.clone()))
+        self.post(ctx, "text/plain; charset=utf-8", checkpoint.note.clone().into()).await
     }
 
     async fn kept(&self, _: &OpContext, _: &str) -> Result<Vec<String>> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use dm_backup::keep::KeepRules;
 use dm_backup::{
     BackupDetails, BackupList, DeletePlan, DiskCheck, ExpirePlan, ExpireReport, ExportFormat, ExportReport,
-    RunOptions, RunReport, SizeReport, VerifyReport, VerifyScope,
+    RunOptions, RunReport, SizeReport, VerifyReport, VerifyRequest, VerifyScope,
 };
 use dm_core::{
     BackupKind, BackupMode, BackupRequest, Engine, EngineId, Error, ErrorKind, OpContext, Preflight, Result,
@@ -87,7 +87,7 @@ impl Backups<'_> {
     pub async fn preflight(&self, ctx: &OpContext, options: &BackupOptions) -> Result<Preflight> {
         let (engine, target) =
             self.dm.engine_and_target(options.engine.as_ref(), options.target.as_ref(), options.mode)?;
-        let run = self.run_options(options, engine.as_ref(), target);
+        let run = self.run_options(options, engine.as_ref(), target)?;
         let work = async {
             match self.dm.backups(ctx).await {
                 Ok(service) => service.preflight(ctx, engine.as_ref(), &run).await,
@@ -112,7 +112,7 @@ impl Backups<'_> {
     pub async fn run(&self, ctx: &OpContext, options: &BackupOptions) -> Result<RunReport> {
         let (engine, target) =
             self.dm.engine_and_target(options.engine.as_ref(), options.target.as_ref(), options.mode)?;
-        let run = self.run_options(options, engine.as_ref(), target);
+        let run = self.run_options(options, engine.as_ref(), target)?;
         let details =
             serde_json::json!({ "kind": run.kind, "mode": run.request.mode, "engine": engine.id().as_str() });
         let operation = Operation::new(RUN, run.target.as_str()).with_details(details);
@@ -149,7 +149,8 @@ impl Backups<'_> {
         self.dm.operate(ctx, Operation::new(SHOW, of.as_str()), work).await
     }
 
-    /// Verifies one backup, or all of a target or the repository, and records the result beside each. What is wrong is
+    /// Verifies one backup, or all of a target or the repository with the shipped log, as deep as a [`VerifyLevel`] or a
+    /// [`VerifyRequest`] says, and records the result beside each. What is wrong is
     /// in the report: [`VerifyReport::check`] makes an error of it.
     ///
     /// # Errors
@@ -159,13 +160,17 @@ impl Backups<'_> {
         ctx: &OpContext,
         target: Option<&TargetName>,
         which: Option<&str>,
-        level: VerifyLevel,
+        request: impl Into<VerifyRequest> + Send,
     ) -> Result<VerifyReport> {
-        let operation =
-            Operation::new(VERIFY, name(target)).with_details(serde_json::json!({ "level": level }));
+        let request = request.into();
+        let operation = Operation::new(VERIFY, name(target)).with_details(serde_json::json!({
+            "level": request.how.level,
+            "sample": request.how.sample.map(|size| size.to_string()),
+            "older_than": request.older_than,
+        }));
         let work = async {
             let scope = self.scope(ctx, target, which).await?;
-            self.dm.backups(ctx).await?.verify(ctx, &scope, level).await
+            self.dm.backups(ctx).await?.verify(ctx, &scope, request).await
         };
         self.dm.operate(ctx, operation, work).await
     }
@@ -378,7 +383,12 @@ impl Backups<'_> {
         Ok(VerifyScope::One(selector(&of, which, false, None)?))
     }
 
-    fn run_options(&self, options: &BackupOptions, engine: &dyn Engine, target: TargetName) -> RunOptions {
+    fn run_options(
+        &self,
+        options: &BackupOptions,
+        engine: &dyn Engine,
+        target: TargetName,
+    ) -> Result<RunOptions> {
         let tenant = options.tenant.is_some();
         let configured = self.dm.backup_config(&target);
         let or = |given: &Vec<String>, configured: &Vec<String>| {
@@ -390,7 +400,8 @@ impl Backups<'_> {
             VerifyAfter::Stored => Some(VerifyLevel::Stored),
             VerifyAfter::Full => Some(VerifyLevel::Full),
         };
-        RunOptions {
+        let hooks = self.dm.backup_hooks()?;
+        Ok(RunOptions {
             // One tenant's backups are of rows, and rest on nothing unless that is asked for.
             kind: options.kind.unwrap_or(if tenant { BackupKind::Full } else { configured.kind }),
             request: BackupRequest {
@@ -411,8 +422,9 @@ impl Backups<'_> {
                 min_free_bytes: 0,
             },
             no_resume: options.no_resume,
+            hooks,
             target,
-        }
+        })
     }
 }
 

@@ -46,6 +46,7 @@ mod restores;
 mod schemas;
 mod status;
 mod targets;
+mod webhook;
 
 pub use audit::{AnchorStatus, AuditKey, AuditStatus, AuditVerifyOptions, Audits};
 pub use audit_retention::{AuditExpirePlan, AuditExpireReport};

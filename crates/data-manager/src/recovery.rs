@@ -1,10 +1,13 @@
 //! What `[recovery]` of the configuration adds to a restore or a drill.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use dm_backup::{Assertion, Hook, Hooks};
-use dm_core::{CheckDepth, EngineId};
+use dm_backup::{Assertion, BackupHook, Hook, HookAction, Hooks};
+use dm_core::{CheckDepth, EngineId, Result};
 
+use crate::config::{HookConfig, HookDoes};
+use crate::webhook::Webhook;
 use crate::{DataManager, engines};
 
 impl DataManager {
@@ -36,6 +39,29 @@ impl DataManager {
             start: asked.start.clone().or_else(|| configured(&recovery.start_command)),
             start_when: asked.start_when,
         }
+    }
+
+    /// What runs before, during and after a backup.
+    ///
+    /// # Errors
+    /// `Invalid` for an address that is none.
+    pub(crate) fn backup_hooks(&self) -> Result<Vec<BackupHook>> {
+        let hook = |config: &HookConfig| {
+            let timeout_s = config.timeout.map(|time| time.as_secs().max(1));
+            let on_failure = config.on_failure;
+            let action = match &config.does {
+                HookDoes::Command(line) => {
+                    HookAction::Run(Hook { timeout_s, on_failure, ..Hook::shell(line) })
+                }
+                HookDoes::Webhook(url) => {
+                    let setting = format!("backup.hook.{}.webhook", config.name);
+                    let notice = Arc::new(Webhook::new(url.expose(), &setting)?);
+                    HookAction::Notify { notice, timeout_s, on_failure }
+                }
+            };
+            Ok(BackupHook { name: config.name.clone(), when: config.when, action })
+        };
+        self.config.hooks.iter().map(hook).collect()
     }
 
     /// The engine's own settings: the request's, and what the configuration says of the others.

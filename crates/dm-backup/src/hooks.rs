@@ -1,4 +1,4 @@
-//! Commands that stop and start the application around a recovery.
+//! Commands of the application's own around a recovery, where they stop and start it, and around a backup.
 //!
 //! A hook runs in a process group of its own, with a time limit: one that hangs is ended with everything that it started.
 //! What it says is kept for the report, its end where it says too much. The environment tells it what is going on:
@@ -54,7 +54,8 @@ impl fmt::Display for HookCommand {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HookFailure {
-    /// The recovery fails: before anything was restored (stop), or with the database restored (start).
+    /// The recovery fails: before anything was restored (stop), or with the database restored (start). Likewise a backup:
+    /// before anything was committed, or with the backup committed (after).
     #[default]
     Fail,
     /// The report says so, and the recovery goes on.
@@ -145,6 +146,14 @@ pub enum HookPhase {
     Stop,
     /// After it.
     Start,
+    /// Before a backup reads anything.
+    Before,
+    /// When the snapshot of a backup stands.
+    During,
+    /// When a backup was made.
+    After,
+    /// When none was made.
+    Failed,
 }
 
 impl fmt::Display for HookPhase {
@@ -152,6 +161,10 @@ impl fmt::Display for HookPhase {
         f.pad(match self {
             Self::Stop => "stop",
             Self::Start => "start",
+            Self::Before => "before",
+            Self::During => "during",
+            Self::After => "after",
+            Self::Failed => "failed",
         })
     }
 }

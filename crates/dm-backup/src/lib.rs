@@ -33,6 +33,7 @@ mod repair;
 mod restore;
 mod rewrite;
 mod run;
+mod run_hooks;
 mod select;
 mod verify;
 
@@ -55,8 +56,9 @@ pub use repair::RepairedBackup;
 pub use restore::{ApplyOptions, Loss, Recovery, RestorePlan, RestoreReport, Unproven};
 pub use rewrite::{RewriteEntry, RewritePlan, RewriteReport, Rewritten};
 pub use run::{RunOptions, RunReport, Stage, Step};
+pub use run_hooks::{BackupHook, HookAction, Notice};
 pub use select::{BackupPrefix, Selector};
-pub use verify::{VerifiedBackup, VerifyReport, VerifyScope};
+pub use verify::{LeftOut, VerifiedBackup, VerifiedLog, VerifyReport, VerifyRequest, VerifyScope};
 
 /// Everything that is done with the backups of one repository.
 #[derive(Clone, Debug)]

@@ -50,7 +50,10 @@ pub struct BackupRow {
     pub verified_at: Option<DateTime<Utc>>,
     /// How deep that looked.
     pub verified_level: Option<VerifyLevel>,
-    /// What it proved.
+    /// Since when every stored byte is known to be as it was written.
+    #[serde(default)]
+    pub proven_at: Option<DateTime<Utc>>,
+    /// What the verifications proved.
     pub proof: Soundness,
     /// Whether it is pinned.
     pub pinned: bool,
@@ -300,6 +303,7 @@ fn row(
         rows: header.counts.rows,
         verified_at: verification.map(|v| v.at),
         verified_level: verification.map(|v| v.level),
+        proven_at: verification.and_then(Verification::proven_at),
         proof: soundness(listing, header.id),
         pinned: pin.is_some(),
         pin_reason: pin.map(|p| p.reason.clone()),

@@ -1,16 +1,16 @@
 //! What the repository's records of a backup mean to the rest of this crate.
 
 use dm_core::{BackupId, Level, TargetName};
-use dm_repository::{BackupHeader, Listing, VerifyLevel};
+use dm_repository::{BackupHeader, Listing};
 
 use crate::keep::{Candidate, Soundness};
 
-/// What the last verification says. Only one that read every stored byte proves anything good; any of them may prove
-/// something bad.
+/// What the verifications say. Only having read every stored byte, at once or in samples, proves anything good; any of them
+/// may prove something bad.
 pub(crate) fn soundness(listing: &Listing, id: BackupId) -> Soundness {
     match listing.verified.get(&id) {
         Some(v) if !v.ok => Soundness::Damaged,
-        Some(v) if v.level >= VerifyLevel::Stored => Soundness::Verified,
+        Some(v) if v.proven_at().is_some() => Soundness::Verified,
         _ => Soundness::Unverified,
     }
 }

@@ -17,9 +17,11 @@ use dm_repository::{BackupHeader, BackupStart, BackupWriter, ResumedFrom, Verifi
 use serde::{Deserialize, Serialize};
 
 use crate::BackupService;
+use crate::hooks::{HookPhase, HookReport};
 use crate::parent::{self, Origin};
 use crate::pool;
 use crate::preflight::{DiskCheck, refuse, source_of};
+use crate::run_hooks::{BackupHook, RunHooks};
 
 /// What to back up, and how.
 #[derive(Clone, Debug)]
@@ -37,6 +39,8 @@ pub struct RunOptions {
     pub disk: DiskCheck,
     /// Whether to begin anew, and leave alone what an interrupted run of the target stored.
     pub no_resume: bool,
+    /// What runs before, during and after it, in this order.
+    pub hooks: Vec<BackupHook>,
 }
 
 impl RunOptions {
@@ -50,6 +54,7 @@ impl RunOptions {
             verify_after: None,
             disk: DiskCheck::default(),
             no_resume: false,
+            hooks: Vec::new(),
         }
     }
 
@@ -78,7 +83,8 @@ pub enum Stage {
 pub struct Step {
     /// When.
     pub stage: Stage,
-    /// What: `preflight`, `open`, `read`, `commit`, `verify`.
+    /// What: `preflight` (repository, disk, connections, base), `open`, `read`, `commit` (index, inventory, integrity of what it
+    /// rests on), `verify`, and `hook <name>`.
     pub name: String,
     /// How long it took, in milliseconds.
     pub duration_ms: u64,
@@ -109,6 +115,9 @@ pub struct RunReport {
     pub findings: Vec<Finding>,
     /// The verification, where one was asked for.
     pub verification: Option<Verification>,
+    /// The hooks that ran.
+    #[serde(default)]
+    pub hooks: Vec<HookReport>,
     /// The steps in order.
     pub steps: Vec<Step>,
     /// What the engine recorded of the source (how changes were found, corrupt pages); it is in the backup, and can be large.
@@ -165,9 +174,15 @@ impl BackupService {
     /// Cancel through the context, or drop the future: what was stored stays for a day, and the next run of the target goes on
     /// from it. It reads the source anew; what says the same is not sent again. Running again is always safe.
     pub async fn run(&self, ctx: &OpContext, engine: &dyn Engine, options: RunOptions) -> Result<RunReport> {
-        Box::pin(self.run_steps(ctx, engine, options))
-            .await
-            .map_err(|e| e.in_operation("backup run").on_engine(engine.kind()))
+        let mut hooks = RunHooks::new(ctx, options.hooks.clone(), options.target.clone(), options.kind);
+        let mut steps = Steps::begin();
+        match Box::pin(self.run_steps(ctx, engine, options, &mut hooks, &mut steps)).await {
+            Ok(report) => Ok(report),
+            Err(error) => {
+                let error = error.in_operation("backup run").on_engine(engine.kind());
+                Err(Box::pin(hooks.failed(error, &mut steps)).await)
+            }
+        }
     }
 
     async fn run_steps(
@@ -175,8 +190,9 @@ impl BackupService {
         ctx: &OpContext,
         engine: &dyn Engine,
         mut options: RunOptions,
+        hooks: &mut RunHooks<'_>,
+        steps: &mut Steps,
     ) -> Result<RunReport> {
-        let mut steps = Steps::begin();
         ctx.check()?;
         if let Some(tenant) = &options.request.tenant {
             options.target = tenant.target(&options.target, self.repository.id())?;
@@ -196,9 +212,16 @@ impl BackupService {
             .map(|f| format!("{}: {}", f.check, f.message))
             .collect();
 
+        hooks.at(HookPhase::Before, steps).await.map_err(|e| e.with_hint("no backup was begun"))?;
         let opened = steps
             .time(Stage::Pre, "open", Box::pin(self.open(ctx, engine, source.as_ref(), &options)))
             .await?;
+        hooks.backup = Some(opened.writer.id());
+        if let Err(error) = hooks.at(HookPhase::During, steps).await {
+            drop(opened.session);
+            let error = error.with_hint("no backup was committed; see to the hook, then run it again");
+            return Err(suspend(ctx, opened.writer, error).await);
+        }
         ctx.progress(Progress::Phase { name: "reading", total_bytes: Some(look.estimated_bytes) });
         let written =
             steps.time(Stage::During, "read", Box::pin(write(ctx, opened, options.request.jobs))).await?;
@@ -217,6 +240,12 @@ impl BackupService {
                 steps.time(Stage::Post, "verify", self.repository.verify(ctx, &backup, level)).await;
             verification = Some(proven(&backup, verified)?);
         }
+        let after = hooks.at(HookPhase::After, steps).await;
+        after.map_err(|e| {
+            e.with_effect(Effect::Applied).with_hint(format!("the backup {} is committed", backup.id))
+        })?;
+        let told = hooks.reports.iter().filter_map(|r| Some((r, r.problem.as_ref()?)));
+        warnings.extend(told.map(|(r, problem)| format!("the {} hook ({}): {problem}", r.phase, r.command)));
         for warning in &warnings {
             ctx.progress(Progress::Warning(warning.clone()));
         }
@@ -232,7 +261,8 @@ impl BackupService {
             warnings,
             findings: look.findings,
             verification,
-            steps: steps.done,
+            hooks: std::mem::take(&mut hooks.reports),
+            steps: std::mem::take(&mut steps.done),
             attributes,
         })
     }

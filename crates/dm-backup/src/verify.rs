@@ -1,8 +1,9 @@
 //! Looking whether backups are still what was written.
 
 use chrono::{DateTime, Utc};
+use dm_core::Period;
 use dm_core::{BackupId, Effect, Error, ErrorKind, Finding, Level, OpContext, Progress, Result, TargetName};
-use dm_repository::{BackupHeader, Listing, Verification, VerifyLevel};
+use dm_repository::{BackupHeader, Listing, Verification, VerifyLevel, VerifyOptions};
 use serde::{Deserialize, Serialize};
 
 use crate::record::is_marked;
@@ -58,12 +59,77 @@ pub struct VerifiedBackup {
     pub verification: Verification,
 }
 
+/// How to verify, and what to leave out.
+#[derive(Clone, Debug, Default)]
+pub struct VerifyRequest {
+    /// How deep, or how much.
+    pub how: VerifyOptions,
+    /// Leaves out what was proven within this period, as deep as now asked for.
+    pub older_than: Option<Period>,
+}
+
+impl From<VerifyLevel> for VerifyRequest {
+    fn from(level: VerifyLevel) -> Self {
+        Self { how: level.into(), older_than: None }
+    }
+}
+
+impl VerifyRequest {
+    /// Since when a backup is proven, if that is recent enough to leave it out.
+    fn leaves_out(&self, before: Option<&Verification>, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let since = self.older_than?.before(now)?;
+        let before = before.filter(|v| v.ok)?;
+        let proven = match self.how.level {
+            _ if self.how.sample.is_some() => {
+                Some(before.at).filter(|_| before.level >= VerifyLevel::Sampled)
+            }
+            VerifyLevel::Quick | VerifyLevel::Sampled => Some(before.at),
+            VerifyLevel::Stored => before.proven_at(),
+            VerifyLevel::Full => Some(before.at).filter(|_| before.level == VerifyLevel::Full),
+        };
+        // A time ahead of now proves nothing.
+        proven.filter(|at| *at >= since && *at <= now)
+    }
+}
+
+/// A backup that was left out, because it was proven not long ago.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// The backup.
+    pub id: BackupId,
+    /// Its target.
+    pub target: TargetName,
+    /// When it was proven.
+    pub proven_at: DateTime<Utc>,
+}
+
+/// One server's log verified.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifiedLog {
+    /// The target.
+    pub target: TargetName,
+    /// Whose log it is.
+    pub stream: String,
+    /// Pieces that are there.
+    pub pieces: u64,
+    /// Stored bytes read.
+    pub bytes: u64,
+    /// What was found.
+    pub findings: Vec<Finding>,
+}
+
 /// What a verification found.
 #[must_use = "problems are in the report: call `check`"]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerifyReport {
     /// Oldest first.
     pub backups: Vec<VerifiedBackup>,
+    /// Those that were proven not long ago.
+    #[serde(default)]
+    pub left_out: Vec<LeftOut>,
+    /// The shipped log, where all of a target was verified.
+    #[serde(default)]
+    pub logs: Vec<VerifiedLog>,
     /// What could not even be listed.
     pub problems: Vec<Finding>,
 }
@@ -72,7 +138,10 @@ impl VerifyReport {
     /// Whether everything is as it was written.
     #[must_use]
     pub fn is_sound(&self) -> bool {
-        self.backups.iter().all(|b| b.verification.ok) && self.problems.iter().all(|p| p.level < Level::Error)
+        let whole = |findings: &[Finding]| findings.iter().all(|p| p.level < Level::Error);
+        self.backups.iter().all(|b| b.verification.ok)
+            && self.logs.iter().all(|log| whole(&log.findings))
+            && whole(&self.problems)
     }
 
     /// Turns problems into an error.
@@ -87,11 +156,14 @@ impl VerifyReport {
         let first = damaged
             .iter()
             .flat_map(|b| &b.verification.findings)
+            .chain(self.logs.iter().flat_map(|log| &log.findings))
             .chain(&self.problems)
             .find(|f| f.level == Level::Error)
             .map_or("", |f| f.message.as_str());
         let ids: Vec<String> = damaged.iter().take(3).map(|b| b.id.to_string()).collect();
-        let message = if damaged.is_empty() {
+        let message = if damaged.is_empty() && self.problems.iter().all(|p| p.level < Level::Error) {
+            format!("the shipped log is damaged: {first}")
+        } else if damaged.is_empty() {
             format!("the repository could not be read to its end: {first}")
         } else {
             format!(
@@ -108,8 +180,8 @@ impl VerifyReport {
 }
 
 impl BackupService {
-    /// Verifies backups one after the other, and records each result beside its backup. What is found is in the
-    /// report; [`VerifyReport::check`] makes an error of it.
+    /// Verifies backups one after the other, and records each result beside its backup; with all of a target its shipped log
+    /// as well. Objects that several backups share are read once. What is found is in the report; [`VerifyReport::check`] makes an error of it.
     ///
     /// # Errors
     /// `NotFound`, `Invalid` (the selector); `Denied` (a level that needs a key, without one); `Unreachable`; `Interrupted`.
@@ -117,10 +189,19 @@ impl BackupService {
         &self,
         ctx: &OpContext,
         scope: &VerifyScope,
-        level: VerifyLevel,
+        request: impl Into<VerifyRequest> + Send,
     ) -> Result<VerifyReport> {
+        let request = request.into();
         let listing = ctx.run(self.repository.list(ctx, scope.target())).await?;
-        let chosen = scope.choose(&listing)?;
+        let mut left_out = Vec::new();
+        let mut chosen = scope.choose(&listing)?;
+        chosen.retain(|header| match request.leaves_out(listing.verified.get(&header.id), ctx.now()) {
+            Some(proven_at) => {
+                left_out.push(LeftOut { id: header.id, target: header.target.clone(), proven_at });
+                false
+            }
+            None => true,
+        });
         let total: u64 = chosen.iter().map(|h| h.sizes.stored).sum();
         ctx.progress(Progress::Phase { name: "verifying", total_bytes: Some(total) });
         // What cannot be listed is a problem of the repository, unless one certain backup was asked for.
@@ -128,7 +209,7 @@ impl BackupService {
         let mut problems = if one { Vec::new() } else { listing.problems };
         let mut backups = Vec::with_capacity(chosen.len());
         for header in chosen {
-            match ctx.run(self.repository.verify(ctx, &header, level)).await {
+            match ctx.run(self.repository.verify(ctx, &header, request.how.clone())).await {
                 Ok(verification) => {
                     backups.push(VerifiedBackup { id: header.id, target: header.target, verification });
                 }
@@ -146,6 +227,10 @@ impl BackupService {
             }
             ctx.progress(Progress::Item(header.id.to_string()));
         }
-        Ok(VerifyReport { backups, problems })
+        let logs = match scope {
+            VerifyScope::All { target } => self.verify_logs(ctx, target.as_ref(), &request.how).await?,
+            VerifyScope::One(_) | VerifyScope::Since { .. } => Vec::new(),
+        };
+        Ok(VerifyReport { backups, left_out, logs, problems })
     }
 }

@@ -7,6 +7,8 @@ use dm_core::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::verify_options::SampleProgress;
+
 /// Format name of a commit.
 pub(crate) const BACKUP_FORMAT: &str = "dm-backup";
 
@@ -154,6 +156,8 @@ pub struct PinState {
 pub enum VerifyLevel {
     /// Every object is there with its size.
     Quick,
+    /// The same, and a part of the stored bytes is as it was written. Needs no key.
+    Sampled,
     /// Every byte that is stored is as it was written. Needs no key.
     #[default]
     Stored,
@@ -165,6 +169,7 @@ impl std::fmt::Display for VerifyLevel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(match self {
             Self::Quick => "quick",
+            Self::Sampled => "sampled",
             Self::Stored => "stored",
             Self::Full => "full",
         })
@@ -190,6 +195,22 @@ pub struct Verification {
     /// Stored bytes read.
     #[serde(default)]
     pub bytes: u64,
+    /// Since when every stored byte is known to be as it was written, by this verification or those before it: when the reading
+    /// began that came to its end.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub proven_at: Option<DateTime<Utc>>,
+    /// Where samples have come to.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub sample: Option<SampleProgress>,
+}
+
+impl Verification {
+    /// When every stored byte was last known to be as it was written; `None` when it never was, or damage was found since.
+    #[must_use]
+    pub fn proven_at(&self) -> Option<DateTime<Utc>> {
+        let itself = (self.level >= VerifyLevel::Stored).then_some(self.at);
+        self.proven_at.or(itself).filter(|_| self.ok)
+    }
 }
 
 /// Format names of the numbered records, and the folders that hold them.

@@ -11,7 +11,7 @@ use crate::repository::Repository;
 use crate::{BackupHeader, Hold, PinState, Verification, document, paths};
 
 /// Small objects fetched at once.
-const FETCHES: usize = 16;
+const FETCHES: usize = 64;
 
 /// The backups of a repository.
 #[derive(Clone, Debug, Default)]
@@ -216,27 +216,42 @@ impl Repository {
                 numbers.entry(id).or_default().insert(n);
             }
         }
+        let read = numbers.into_iter().map(|(id, numbers)| self.latest(family, format, target, id, numbers));
+        let read: Vec<(BackupId, Option<T>, Vec<Finding>)> =
+            futures::stream::iter(read).buffered(FETCHES).try_collect().await?;
         let mut latest = Vec::new();
-        for (id, numbers) in numbers {
-            for n in numbers.into_iter().rev() {
-                let key = paths::record(family, target, id, n);
-                let Some(bytes) = self.inner.storage.find(&key).await? else { continue };
-                match document::read::<T>(format, &bytes) {
-                    Ok(record) => {
-                        latest.push((id, record));
-                        break;
-                    }
-                    Err(error) => {
-                        problems.push(Finding::new(
-                            Level::Error,
-                            "record",
-                            error.about(key.as_ref()).to_string(),
-                        ));
-                    }
+        for (id, record, found) in read {
+            latest.extend(record.map(|record| (id, record)));
+            problems.extend(found);
+        }
+        Ok(latest)
+    }
+
+    /// The latest record of a backup that can be read, and what is wrong with later ones.
+    async fn latest<T: DeserializeOwned>(
+        &self,
+        family: &str,
+        format: &str,
+        target: &TargetName,
+        id: BackupId,
+        numbers: BTreeSet<u32>,
+    ) -> Result<(BackupId, Option<T>, Vec<Finding>)> {
+        let mut problems = Vec::new();
+        for n in numbers.into_iter().rev() {
+            let key = paths::record(family, target, id, n);
+            let Some(bytes) = self.inner.storage.find(&key).await? else { continue };
+            match document::read::<T>(format, &bytes) {
+                Ok(record) => return Ok((id, Some(record), problems)),
+                Err(error) => {
+                    problems.push(Finding::new(
+                        Level::Error,
+                        "record",
+                        error.about(key.as_ref()).to_string(),
+                    ));
                 }
             }
         }
-        Ok(latest)
+        Ok((id, None, problems))
     }
 }
 

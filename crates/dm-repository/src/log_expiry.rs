@@ -179,6 +179,14 @@ impl Repository {
     }
 
     /// The targets that have logs.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn log_targets(&self, ctx: &OpContext) -> Result<Vec<TargetName>> {
+        ctx.run(self.logged_targets()).await
+    }
+
+    /// The same, under the caller's cancellation.
     pub(crate) async fn logged_targets(&self) -> Result<Vec<TargetName>> {
         let (folders, _) = self.inner.storage.children(Some(&Path::from("logs"))).await?;
         Ok(folders.into_iter().filter_map(|folder| TargetName::new(folder).ok()).collect())

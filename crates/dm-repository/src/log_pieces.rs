@@ -178,6 +178,24 @@ impl Repository {
         ctx.run(self.stored_piece(&place, entry)).await.map(drop)
     }
 
+    /// Compares the records of how a timeline began with the digests in their names. Needs no key.
+    ///
+    /// # Errors
+    /// `Corrupt`; the store's.
+    pub async fn verify_log_history(
+        &self,
+        ctx: &OpContext,
+        target: &TargetName,
+        stream: &str,
+        timeline: u32,
+    ) -> Result<()> {
+        let place = LogPlace::new(target, stream)?;
+        for file in ctx.run(self.histories(&place, timeline)).await? {
+            ctx.run(self.stored_history(&place, timeline, &file)).await?;
+        }
+        Ok(())
+    }
+
     /// The engine's own record of how a timeline began, where there is one.
     ///
     /// # Errors
@@ -242,10 +260,7 @@ impl Repository {
         let mut found: Option<Bytes> = None;
         for file in self.histories(place, timeline).await? {
             let key = place.timeline(timeline).join(file.as_str());
-            let stored = self.inner.storage.get_large(&key).await?;
-            if history_digest(&file) != Some(name_digest(&stored)) {
-                return Err(Error::corrupt("the history is not the one that was written").about(key.as_ref()));
-            }
+            let stored = self.stored_history(place, timeline, &file).await?;
             let content = self.unwrap(stored, MAX_HISTORY).await.map_err(|e| e.about(key.as_ref()))?;
             match &found {
                 Some(other) if *other != content => {
@@ -257,6 +272,15 @@ impl Repository {
             }
         }
         Ok(found)
+    }
+
+    async fn stored_history(&self, place: &LogPlace, timeline: u32, file: &str) -> Result<Bytes> {
+        let key = place.timeline(timeline).join(file);
+        let stored = self.inner.storage.get_large(&key).await?;
+        if history_digest(file) == Some(name_digest(&stored)) {
+            return Ok(stored);
+        }
+        Err(Error::corrupt("the history is not the one that was written").about(key.as_ref()))
     }
 
     /// One zstd frame, sealed for those who may read the log.

@@ -11,6 +11,7 @@ use crate::lease::Purpose;
 use crate::page::Inventory;
 use crate::reader::is_finding;
 use crate::repository::Repository;
+use crate::verify_options::{Portion, VerifyOptions};
 use crate::{BackupHeader, PinState, Verification, VerifyLevel, paths};
 
 /// Findings kept in the record.
@@ -76,8 +77,14 @@ impl Repository {
         &self,
         ctx: &OpContext,
         header: &BackupHeader,
-        level: VerifyLevel,
+        options: impl Into<VerifyOptions> + Send,
     ) -> Result<Verification> {
+        let options = options.into();
+        let (level, began) = (options.level, ctx.now());
+        if options.sample.is_some() && level != VerifyLevel::Stored {
+            return Err(Error::invalid(format!("a sample reads stored bytes, and has no level {level}"))
+                .with_hint("ask for the one or the other"));
+        }
         if level == VerifyLevel::Full && !self.can_read_contents() {
             return Err(Error::new(
                 ErrorKind::Denied,
@@ -86,34 +93,59 @@ impl Repository {
             .with_hint("give an identity of the repository, or verify what is stored (needs no key)"));
         }
         let lease = ctx.run(self.lease_for(ctx, header, Purpose::Verify)).await?;
-        let looked = self.look_at(ctx, header, level).await;
+        let before = self.last_verification(ctx, header).await;
+        let looked = self.look_at(ctx, header, &options, before.as_ref()).await;
         if let Some(lease) = lease {
             lease.let_go().await;
         }
-        let mut seen = looked?;
+        let (mut seen, portion) = looked?;
         let ok = seen.findings.iter().all(|f| f.level < Level::Error);
         seen.findings.truncate(KEPT_FINDINGS);
-        let verification = Verification {
+        let mut verification = Verification {
             at: ctx.now(),
-            level,
+            level: options.recorded(),
             ok,
             findings: seen.findings,
             by: ctx.actor().name.clone(),
             objects: seen.objects,
             bytes: seen.bytes,
+            proven_at: None,
+            sample: None,
         };
+        if let Some(portion) = portion {
+            portion.conclude(&mut verification, began, before.as_ref());
+        }
         self.record(ctx, header, verification).await
     }
 
-    async fn look_at(&self, ctx: &OpContext, header: &BackupHeader, level: VerifyLevel) -> Result<Seen> {
+    /// The latest record, if it can be read: one that cannot tells nothing.
+    async fn last_verification(&self, ctx: &OpContext, header: &BackupHeader) -> Option<Verification> {
+        let folder = Path::from(format!("{VERIFICATIONS}/{}/{}", header.target, header.id));
+        let (_, files) = ctx.run(self.inner.storage.children(Some(&folder))).await.ok()?;
+        let n = files.iter().filter_map(|f| paths::number(f, "json")).max()?;
+        let key = paths::record(VERIFICATIONS, &header.target, header.id, n);
+        let bytes = ctx.run(self.inner.storage.find(&key)).await.ok()??;
+        crate::document::read(VERIFICATION_FORMAT, &bytes).ok()
+    }
+
+    async fn look_at(
+        &self,
+        ctx: &OpContext,
+        header: &BackupHeader,
+        options: &VerifyOptions,
+        before: Option<&Verification>,
+    ) -> Result<(Seen, Option<Portion>)> {
+        let level = options.level;
         let mut seen = Seen::default();
         self.verify_records(ctx, header, &mut seen).await?;
         let pages =
             PageReader { repository: std::sync::Arc::clone(&self.inner), target: header.target.clone() };
         let inventory = ctx.run(pages.inventory(header)).await;
         seen.objects += 1;
-        let Some(inventory) = seen.take(inventory)? else { return Ok(seen) };
-        self.verify_objects(ctx, header, &inventory, level, &mut seen).await?;
+        let Some(inventory) = seen.take(inventory)? else { return Ok((seen, None)) };
+        let expected = expected(&header.target, &inventory);
+        let portion = Portion::of(&expected, options, before, ctx.now());
+        self.verify_objects(ctx, expected, &portion, options, &mut seen).await?;
         self.verify_keys(ctx, header, &inventory, &mut seen).await?;
         if level == VerifyLevel::Full {
             let failures = match self.read_for(ctx, header, Purpose::Verify).await {
@@ -135,7 +167,7 @@ impl Repository {
                 Err(error) => drop(seen.take::<()>(Err(error))?),
             }
         }
-        Ok(seen)
+        Ok((seen, Some(portion)))
     }
 
     async fn record(
@@ -214,24 +246,26 @@ impl Repository {
     async fn verify_objects(
         &self,
         ctx: &OpContext,
-        header: &BackupHeader,
-        inventory: &Inventory,
-        level: VerifyLevel,
+        expected: Vec<Expected>,
+        portion: &Portion,
+        options: &VerifyOptions,
         seen: &mut Seen,
     ) -> Result<()> {
-        let expected = expected(&header.target, inventory);
-        ctx.progress(Progress::Phase {
-            name: "verifying",
-            total_bytes: (level > VerifyLevel::Quick).then(|| expected.iter().map(|e| e.size).sum()),
-        });
-        let mut checks = futures::stream::iter(expected.into_iter().map(|expected| async move {
-            let bytes = match level {
-                VerifyLevel::Quick => self.check_size(&expected).await.map(|()| 0),
-                _ => self.check_bytes(&expected).await,
-            };
-            Ok::<_, Error>((expected, bytes))
-        }))
-        .buffer_unordered(OBJECTS);
+        let part: u64 = expected[portion.read.clone()].iter().map(|e| e.size).sum();
+        ctx.progress(Progress::Phase { name: "verifying", total_bytes: (part > 0).then_some(part) });
+        let known = &options.known;
+        let mut checks =
+            futures::stream::iter(expected.into_iter().enumerate().map(|(i, expected)| async move {
+                let bytes = match portion.read.contains(&i) {
+                    true if !known.has(&expected) => self.check_bytes(&expected).await,
+                    _ => self.check_size(&expected).await.map(|()| 0),
+                };
+                if bytes.as_ref().is_ok_and(|bytes| *bytes > 0) {
+                    known.add(&expected);
+                }
+                Ok::<_, Error>((expected, bytes))
+            }))
+            .buffer_unordered(OBJECTS);
         while let Some((expected, bytes)) = ctx.run(checks.try_next()).await? {
             seen.objects += 1;
             let bytes = match bytes {

@@ -16,15 +16,15 @@ use super::kind::Parsed;
 use super::nearest::nearest;
 use super::resolve::{Entry, Resolved};
 use super::sections::{
-    AccessConfig, AuditConfig, BackupConfig, BackupRetentionConfig, CheckConfig, EngineConfig, LogConfig,
-    MigrateConfig, MonitoringConfig, PlaceConfig, RecoveryConfig, RepositoryConfig, RetentionConfig,
-    StoreConfig, TargetConfig, VerifyAfter,
+    AccessConfig, AuditConfig, BackupConfig, BackupRetentionConfig, CheckConfig, EngineConfig, HookConfig,
+    LogConfig, MigrateConfig, MonitoringConfig, PlaceConfig, RecoveryConfig, RepositoryConfig,
+    RetentionConfig, StoreConfig, TargetConfig, VerifyAfter,
 };
 use super::source::Source;
 use super::{duration, prisma};
 
 /// What a parsed value can become.
-trait FromParsed: Sized {
+pub(super) trait FromParsed: Sized {
     fn from_parsed(value: &Parsed) -> Option<Self>;
 }
 
@@ -85,13 +85,13 @@ from_parsed! {
 }
 
 /// The settings of one section.
-struct Section<'a> {
+pub(super) struct Section<'a> {
     resolved: &'a Resolved,
-    prefix: KeyPath,
+    pub(super) prefix: KeyPath,
 }
 
 impl<'a> Section<'a> {
-    fn new(resolved: &'a Resolved, prefix: &[&str]) -> Self {
+    pub(super) fn new(resolved: &'a Resolved, prefix: &[&str]) -> Self {
         Self { resolved, prefix: prefix.iter().map(|s| (*s).to_owned()).collect() }
     }
 
@@ -99,7 +99,7 @@ impl<'a> Section<'a> {
         self.prefix.iter().cloned().chain([name.to_owned()]).collect()
     }
 
-    fn optional<T: FromParsed>(&self, name: &str) -> Result<Option<T>> {
+    pub(super) fn optional<T: FromParsed>(&self, name: &str) -> Result<Option<T>> {
         let path = self.path(name);
         let Some(entry) = self.resolved.entries.get(&path) else { return Ok(None) };
         // The table of keys and the types disagree: a defect of this crate, found by its tests.
@@ -121,6 +121,7 @@ pub(super) struct Assembled {
     pub(super) engines: BTreeMap<EngineId, EngineConfig>,
     pub(super) repository: RepositoryConfig,
     pub(super) backup: BackupConfig,
+    pub(super) hooks: Vec<HookConfig>,
     pub(super) targets: BTreeMap<TargetName, TargetConfig>,
     pub(super) log: LogConfig,
     pub(super) migrate: MigrateConfig,
@@ -142,6 +143,7 @@ pub(super) fn assemble(resolved: &mut Resolved, file: &str, default_store: &str)
     let access = access(resolved, &mut problems)?;
     let repository = repository(resolved, &mut problems)?;
     let recovery = recovery(resolved, &engines, &mut problems)?;
+    let hooks = super::hooks::hooks(resolved, &mut problems)?;
     report(file, problems)?;
     resolved.entries.entry(["store", "url"].map(str::to_owned).to_vec()).or_insert_with(|| Entry {
         value: Parsed::Secret(Secret::new(default_store)),
@@ -198,6 +200,7 @@ pub(super) fn assemble(resolved: &mut Resolved, file: &str, default_store: &str)
         engines,
         repository,
         backup,
+        hooks,
         targets,
         access,
     })
@@ -233,7 +236,7 @@ fn engines(resolved: &mut Resolved, problems: &mut Vec<Problem>) -> Result<BTree
 }
 
 /// The line of a section, or of the first setting in it.
-fn line_of(resolved: &Resolved, prefix: &[String]) -> usize {
+pub(super) fn line_of(resolved: &Resolved, prefix: &[String]) -> usize {
     let inside = |path: &KeyPath| path.len() >= prefix.len() && path.iter().zip(prefix).all(|(a, b)| a == b);
     resolved.lines.iter().filter(|(path, _)| inside(path)).map(|(_, line)| *line).min().unwrap_or(1)
 }

@@ -37,6 +37,8 @@ const MODES: Kind = Kind::Choice(&["logical", "physical"]);
 const CHECKS: Kind = Kind::Choice(&["none", "standard", "deep"]);
 const KINDS: Kind = Kind::Choice(&["full", "differential", "incremental"]);
 const VERIFY: Kind = Kind::Choice(&["off", "quick", "stored", "full"]);
+const WHEN: Kind = Kind::Choice(&["before", "during", "after", "failed"]);
+const ON_FAILURE: Kind = Kind::Choice(&["abort", "warn"]);
 const MANY: Kind = Kind::Count { min: 0, max: 100_000 };
 
 /// The settings, in the order in which documents and templates show them.
@@ -372,6 +374,35 @@ pub(super) const KEYS: &[Key] = &[
         "only these tables (names, or patterns with `*`); all when empty",
     ),
     key("backup.exclude_tables", Kind::TextList, Some(""), "sessions", "not these tables"),
+    key(
+        "backup.hook.*.when",
+        WHEN,
+        None,
+        "after",
+        "when it runs: before anything is read, when the snapshot stands, when the backup is made, when none was made",
+    ),
+    key("backup.hook.*.command", Kind::Text, None, "/usr/local/bin/pause-jobs", "a line for the shell"),
+    key(
+        "backup.hook.*.webhook",
+        Kind::SecretUrl,
+        None,
+        "https://chat.example.com/hooks/backups",
+        "an address that what happened is posted to, as JSON",
+    ),
+    key(
+        "backup.hook.*.timeout",
+        Kind::Timeout,
+        None,
+        "30s",
+        "how long it may take; five minutes when not set",
+    ),
+    key(
+        "backup.hook.*.on_failure",
+        ON_FAILURE,
+        None,
+        "warn",
+        "what it means when it fails: `abort` (a command's default) or `warn` (a webhook's)",
+    ),
     key(
         "backup.targets.*.engine",
         Kind::Text,

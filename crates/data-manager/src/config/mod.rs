@@ -11,6 +11,7 @@ mod document;
 mod duration;
 mod environment;
 mod grants;
+mod hooks;
 mod keys;
 mod kind;
 mod nearest;
@@ -41,9 +42,9 @@ use resolve::{Resolved, Surroundings, resolve};
 pub use cron::CronSchedule;
 pub use duration::parse as parse_duration;
 pub use sections::{
-    AccessConfig, AuditConfig, BackupConfig, BackupRetentionConfig, CheckConfig, EngineConfig, LogConfig,
-    MigrateConfig, MonitoringConfig, PlaceConfig, RecoveryConfig, RepositoryConfig, RetentionConfig,
-    StoreConfig, TargetConfig, VerifyAfter,
+    AccessConfig, AuditConfig, BackupConfig, BackupRetentionConfig, CheckConfig, EngineConfig, HookConfig,
+    HookDoes, LogConfig, MigrateConfig, MonitoringConfig, PlaceConfig, RecoveryConfig, RepositoryConfig,
+    RetentionConfig, StoreConfig, TargetConfig, VerifyAfter,
 };
 pub use source::{Setting, Source};
 pub use tables::{environment_table, profiles_table, settings_table};
@@ -79,6 +80,8 @@ pub struct Config {
     pub backup: BackupConfig,
     /// What is backed up under which name; every engine is in at least one.
     pub targets: BTreeMap<TargetName, TargetConfig>,
+    /// What runs before, during and after backups, by name.
+    pub hooks: Vec<HookConfig>,
     /// Shipping the log.
     pub log: LogConfig,
     /// Migrations.
@@ -257,6 +260,7 @@ fn build(
         repository: sections.repository,
         backup: sections.backup,
         targets: sections.targets,
+        hooks: sections.hooks,
         log: sections.log,
         migrate: sections.migrate,
         recovery: sections.recovery,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use dm_backup::Expect;
+use dm_backup::{Expect, HookFailure, HookPhase};
 use dm_core::{BackupKind, BackupMode, ByteSize, CheckDepth, EngineId, Grant, Period, Secret};
 
 use super::cron::CronSchedule;
@@ -173,6 +173,31 @@ pub struct BackupConfig {
     pub include_tables: Vec<String>,
     /// Not these tables.
     pub exclude_tables: Vec<String>,
+}
+
+/// `[backup.hook.<name>]`: what runs before, during and after a backup.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct HookConfig {
+    /// Its name.
+    pub name: String,
+    /// When.
+    pub when: HookPhase,
+    /// What.
+    pub does: HookDoes,
+    /// How long it may take; the default's when `None`.
+    pub timeout: Option<Duration>,
+    /// What it means when it fails.
+    pub on_failure: HookFailure,
+}
+
+/// What a hook does.
+#[derive(Clone, Debug)]
+pub enum HookDoes {
+    /// Runs a line of the shell.
+    Command(String),
+    /// Posts to an address.
+    Webhook(Secret),
 }
 
 /// `[backup.targets.<name>]`: what is backed up under a name, everything that it does not say taken from `[backup]`.

@@ -21,6 +21,7 @@ fn example_name(pattern: &str) -> &'static str {
         p if p.starts_with("engines.") => "main",
         p if p.starts_with("repository.secondary.") => "offsite",
         p if p.starts_with("backup.targets.") => "nightly",
+        p if p.starts_with("backup.hook.") => "tell-the-chat",
         p if p.starts_with("recovery.check.") => "no-negative-totals",
         _ => "backup-operator",
     }
@@ -58,6 +59,9 @@ fn heading(section: &str) -> String {
             "\n# Which backups stay: what any of these rules keeps. 0 switches a number's rule off.\n"
         }
         "backup" => "\n# How and when backups are made.\n",
+        "backup.hook.*" => {
+            "\n# What runs before, during and after a backup. More of them: [backup.hook.<name>].\n"
+        }
         "backup.targets.*" => {
             "\n# A name of its own for what is backed up; without any, every engine is backed up under its own name.\n"
         }

@@ -11,6 +11,7 @@ mod push;
 mod reader;
 mod ship;
 mod status;
+mod verify;
 mod window;
 
 use chrono::{DateTime, Utc};

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)] // the lint knows tests, not what they share
 
 mod backing_up;
+mod corruption;
 mod drilling;
 mod engine;
 mod expiring;
@@ -16,6 +17,7 @@ mod points;
 mod recovering;
 mod restoring;
 mod rewriting;
+mod run_hooks;
 mod statements;
 
 use std::sync::{Arc, Mutex};
@@ -36,7 +38,7 @@ use engine::MemoryEngine;
 
 /// A clock that goes on only when told to.
 #[derive(Debug)]
-pub(crate) struct Hand(Mutex<DateTime<Utc>>);
+pub(crate) struct Hand(pub(crate) Mutex<DateTime<Utc>>);
 
 impl Clock for Hand {
     fn now(&self) -> DateTime<Utc> {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
+use data_manager::repository::SampleSize;
 use data_manager::{ByteSize, EngineId, Period, TargetName, TenantFilter};
 
 use super::holds::{HoldArgs, ReleaseHoldArgs, RewriteArgs};
@@ -220,8 +221,9 @@ pub(crate) struct ShowArgs {
 
 /// Checks that backups are whole.
 ///
-/// One backup, or all of the target without a name. Every object is read again and compared with the digest that was
-/// recorded when it was written. Exits 9 when anything is missing or differs, naming the object.
+/// One backup; without a name all, and the shipped log with them. Every object is read again, once however many backups share
+/// it, and compared with the digest that was recorded when it was written. What was found is recorded beside each backup. Exits 9
+/// when anything is missing or differs, naming the object.
 #[derive(Args, Debug)]
 pub(crate) struct VerifyArgs {
     /// The backup: its id, the beginning of it, or `latest`. All without it.
@@ -239,6 +241,31 @@ pub(crate) struct VerifyArgs {
     /// `full` also decrypts and decompresses everything and checks the content.
     #[arg(short, long, value_enum, default_value_t, value_name = "LEVEL")]
     pub(crate) level: LevelArg,
+
+    /// The same as --level quick.
+    ///
+    /// Objects exist, sizes, headers: no content is read.
+    #[arg(short, long, conflicts_with = "level")]
+    pub(crate) quick: bool,
+
+    /// Reads only a part of the stored bytes: `5%`, `10GB`.
+    ///
+    /// Of each backup, beside the sizes of the rest. The next sample goes on where this one ends: twenty of 5 % have read
+    /// everything, and count as one verification then.
+    #[arg(long, value_name = "SIZE", conflicts_with_all = ["level", "quick"])]
+    pub(crate) sample: Option<SampleSize>,
+
+    /// Restores the backup into a throwaway place and proves it: `dm backup drill`.
+    ///
+    /// The only proof that it can be restored. Takes one backup, the latest where none is named.
+    #[arg(long, conflicts_with_all = ["level", "quick", "sample", "older_than"])]
+    pub(crate) deep: bool,
+
+    /// Leaves out backups that were proven within this period: `30d`.
+    ///
+    /// As deep as asked for now. The answer names them.
+    #[arg(long, value_name = "PERIOD")]
+    pub(crate) older_than: Option<Period>,
 }
 
 /// Deletes the backups that the keep-rules no longer want, and the log that no backup needs.

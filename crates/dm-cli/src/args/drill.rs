@@ -73,3 +73,21 @@ pub(crate) struct DrillArgs {
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) scratch: Option<PathBuf>,
 }
+
+impl DrillArgs {
+    /// A drill of a backup with every default.
+    pub(crate) fn of(backup: String, target: TargetArg) -> Self {
+        Self {
+            backup,
+            engine: None,
+            target,
+            point: PointArgs::default(),
+            tables: Vec::new(),
+            checks: DepthArg::Deep,
+            questions: Vec::new(),
+            settings: Vec::new(),
+            jobs: None,
+            scratch: None,
+        }
+    }
+}

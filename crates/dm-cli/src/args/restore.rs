@@ -158,7 +158,7 @@ pub(crate) struct ReleaseArgs {
 }
 
 /// How far the log is replayed. At most one point; the moment of the backup without any.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Point in time")]
 pub(crate) struct PointArgs {
     /// To an instant: `"2026-11-20 14:03:00+01"`, or `end` for the end of the log.

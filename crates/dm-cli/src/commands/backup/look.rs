@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use chrono::Utc;
 use data_manager::backup::{BackupDetails, BackupList, SizeReport};
-use data_manager::repository::Hold;
+use data_manager::repository::{Hold, VerifyLevel};
 use data_manager::{BackupId, DataManager, Result, TableFacts};
 use serde::Serialize;
 
@@ -150,6 +150,9 @@ fn tell_details(session: &mut Session, details: &BackupDetails) -> Result<()> {
             format!("{} ({level}, {})", proof(row), text::ago(Utc::now(), at))
         },
     );
+    // A quick look or a sample came after it.
+    let proven = row.proven_at.filter(|_| row.verified_level < Some(VerifyLevel::Stored));
+    let proven = proven.map_or_else(String::new, |at| format!("every byte {}", text::ago(Utc::now(), at)));
     session.out.facts(&[
         ("id", row.id.to_string()),
         ("target", row.target.to_string()),
@@ -165,6 +168,7 @@ fn tell_details(session: &mut Session, details: &BackupDetails) -> Result<()> {
         ("stored", text::bytes(row.stored_bytes)),
         ("encrypted", if header.encrypted { "yes" } else { "no" }.to_owned()),
         ("verified", verified),
+        ("proven", proven),
         ("needs", ids(&header.references)),
         ("needed by", ids(&row.referenced_by)),
         ("held", row.holds.iter().map(hold).collect::<Vec<_>>().join("; ")),

@@ -1,8 +1,9 @@
 //! `dm backup run`.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use data_manager::backup::{RunReport, Step};
+use data_manager::backup::{HookReport, RunReport, Stage, Step};
 use data_manager::repository::{CopyOptions, ResumedFrom, Verification, VerifyLevel};
 use data_manager::{BackupKind, BackupMode, BackupOptions, DataManager, Finding, Level, Result};
 use serde::Serialize;
@@ -160,11 +161,27 @@ fn tell(session: &mut Session, report: &RunReport) -> Result<()> {
         ("encrypted", if backup.encrypted { "yes" } else { "no" }.to_owned()),
         ("took", text::duration(duration)),
         ("verified", verified),
+        ("before", procedure(report, Stage::Pre)),
+        ("during", procedure(report, Stage::During)),
+        ("after", procedure(report, Stage::Post)),
     ])?;
     for warning in &report.warnings {
         session.out.say(format!("  warning: {}", text::printable(warning)))?;
     }
     Ok(())
+}
+
+/// The steps of a stage, each with its time.
+fn procedure(report: &RunReport, stage: Stage) -> String {
+    let steps = report.steps.iter().filter(|step| step.stage == stage);
+    let told = steps.map(|s| format!("{} {}", s.name, text::duration(Duration::from_millis(s.duration_ms))));
+    let mut told: Vec<String> = told.collect();
+    if stage == Stage::Pre {
+        let checked = report.findings.iter().map(|f| text::printable(&f.check)).collect::<BTreeSet<_>>();
+        let checked: Vec<_> = checked.into_iter().collect();
+        told.insert(0, format!("looked at {}", checked.join(", ")));
+    }
+    told.join(" · ")
 }
 
 fn stored(report: &RunReport) -> String {
@@ -194,6 +211,7 @@ struct Report<'a> {
     warnings: &'a [String],
     findings: &'a [Finding],
     verification: Option<&'a Verification>,
+    hooks: &'a [HookReport],
     steps: &'a [Step],
     changes_by: Option<&'a str>,
     /// Of a physical backup: bytes read from the server, by what they belong to.
@@ -213,6 +231,7 @@ impl<'a> From<&'a RunReport> for Report<'a> {
             warnings: &report.warnings,
             findings: &report.findings,
             verification: report.verification.as_ref(),
+            hooks: &report.hooks,
             steps: &report.steps,
             changes_by: changes_by(report),
             read_by: report.attributes.get("read_bytes"),

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use chrono::TimeZone;
-use data_manager::backup::{HookPhase, HookReport, RestoreReport};
+use data_manager::backup::{HookReport, RestoreReport};
 use data_manager::{CheckDepth, ConsistencyPoint, Finding, Level, RecoveryPoint, RestorePlan, Result};
 
 use super::super::backup::short;
@@ -244,10 +244,7 @@ pub(crate) fn assertions(results: &[data_manager::backup::AssertionResult]) -> T
 }
 
 fn told(hook: &HookReport) -> String {
-    let phase = match hook.phase {
-        HookPhase::Stop => "stop",
-        HookPhase::Start => "start",
-    };
+    let phase = hook.phase;
     let how = match (&hook.problem, hook.ok) {
         (Some(problem), _) => problem.clone(),
         (None, true) => format!("done in {}", text::duration(Duration::from_millis(hook.duration_ms))),
