@@ -169,7 +169,7 @@ impl Portion {
             None if verification.level >= VerifyLevel::Stored => verification.proven_at = Some(began),
             None => (verification.proven_at, verification.sample) = (proven, before.and_then(|v| v.sample)),
             Some(progress) if progress.read >= progress.of => {
-                verification.proven_at = proven.max(Some(progress.since))
+                verification.proven_at = proven.max(Some(progress.since));
             }
             Some(progress) => (verification.proven_at, verification.sample) = (proven, Some(progress)),
         }

@@ -245,7 +245,7 @@ pub(crate) struct VerifyArgs {
     /// The same as --level quick.
     ///
     /// Objects exist, sizes, headers: no content is read.
-    #[arg(short, long, conflicts_with = "level")]
+    #[arg(long, conflicts_with = "level")]
     pub(crate) quick: bool,
 
     /// Reads only a part of the stored bytes: `5%`, `10GB`.
