@@ -83,7 +83,7 @@ fn tokens(text: &str) -> Vec<Token> {
                 at = dollar_quote(&chars, at).unwrap_or(chars.len());
                 tokens.push(cut());
             }
-            '$' | ':' | '@' | '?' if next.is_some_and(|n| n.is_alphanumeric()) && c != ':' || c == '?' => {
+            '$' | ':' | '@' | '?' if next.is_some_and(char::is_alphanumeric) && c != ':' || c == '?' => {
                 let end = run(&chars, at + 1, |c| c.is_alphanumeric() || c == '_');
                 tokens.push(Token::Value(chars[at..end].iter().collect()));
                 at = end;

@@ -86,7 +86,7 @@ impl BackupService {
                 match self.repository.verify_log_history(ctx, target, &stream, *timeline).await {
                     Ok(()) => {}
                     Err(error) if error.kind() == ErrorKind::Corrupt => {
-                        findings.push(wrong(error.to_string()))
+                        findings.push(wrong(error.to_string()));
                     }
                     Err(error) => return Err(error),
                 }

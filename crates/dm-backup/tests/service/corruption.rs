@@ -193,7 +193,7 @@ async fn every_flip_cut_swap_and_loss_is_found_and_named() {
     let mut done: BTreeMap<String, u32> = BTreeMap::new();
     for seed in dm_testkit::seeds(4, 40) {
         let mut random = StdRng::seed_from_u64(seed);
-        let made = Furnished::new(&mut random, seed % 2 == 0).await;
+        let made = Box::pin(Furnished::new(&mut random, seed % 2 == 0)).await;
         let sound = made.verify(VerifyLevel::Stored).await;
         assert!(sound.is_sound() && said(&sound).is_empty(), "seed {seed}: a false alarm: {sound:?}");
         assert_eq!((sound.backups.len(), sound.logs[0].pieces), (5, 12));
@@ -270,7 +270,7 @@ fn is_piece(key: &Path) -> bool {
 
 #[tokio::test]
 async fn what_backups_share_is_read_once() {
-    let made = Furnished::new(&mut StdRng::seed_from_u64(1), false).await;
+    let made = Box::pin(Furnished::new(&mut StdRng::seed_from_u64(1), false)).await;
     made.store.reset_log();
     let report = made.verify(VerifyLevel::Stored).await;
     let mut packs: BTreeMap<Path, u32> = BTreeMap::new();
@@ -285,7 +285,7 @@ async fn what_backups_share_is_read_once() {
 
 #[tokio::test]
 async fn samples_move_on_until_everything_was_read() {
-    let made = Furnished::new(&mut StdRng::seed_from_u64(1), true).await;
+    let made = Box::pin(Furnished::new(&mut StdRng::seed_from_u64(1), true)).await;
     let report = made.verify(VerifyLevel::Stored).await;
     let proven = report.backups[0].verification.proven_at().unwrap();
     made.clock.forward(24);
@@ -332,7 +332,7 @@ async fn samples_move_on_until_everything_was_read() {
 
 #[tokio::test]
 async fn what_was_proven_recently_is_left_out_and_named() {
-    let made = Furnished::new(&mut StdRng::seed_from_u64(1), false).await;
+    let made = Box::pin(Furnished::new(&mut StdRng::seed_from_u64(1), false)).await;
     made.clock.forward(24);
     let request = |level, days| VerifyRequest {
         how: VerifyOptions { level, ..VerifyOptions::default() },

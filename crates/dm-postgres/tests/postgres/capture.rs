@@ -50,7 +50,7 @@ const OBJECTS: &str = "SELECT string_agg(x, ',' ORDER BY x) FROM (
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn old_and_new_values_are_recorded_in_the_same_transaction() {
     let server = require!(Server::shared(15));
-    let (db, capture) = shop(&server, "capture_values").await;
+    let (db, capture) = shop(server, "capture_values").await;
     let before = db.psql(OBJECTS).await.expect("objects");
     assert!(capture.status(&context()).await.expect("a status").tables.is_empty());
     let request = CaptureRequest {
@@ -138,7 +138,7 @@ async fn old_and_new_values_are_recorded_in_the_same_transaction() {
 async fn partitions_are_recorded_also_later_ones() {
     for major in [15, 18] {
         let server = require!(Server::shared(major));
-        let (db, capture) = shop(&server, "capture_partitions").await;
+        let (db, capture) = shop(server, "capture_partitions").await;
         capture.install(&context(), &of("events")).await.expect("installed");
         db.psql(
             "INSERT INTO events VALUES (1, '2025-05-05'); INSERT INTO events_2025 VALUES (2, '2025-05-06');
@@ -178,7 +178,7 @@ async fn partitions_are_recorded_also_later_ones() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_of_the_schema_is_noticed_and_breaks_nothing() {
     let server = require!(Server::shared(15));
-    let (db, capture) = shop(&server, "capture_schema").await;
+    let (db, capture) = shop(server, "capture_schema").await;
     let request = CaptureRequest { exclude: vec!["secret".into()], ..of("customers") };
     capture.install(&context(), &request).await.expect("installed");
     capture.install(&context(), &of("plain")).await.expect("installed");
@@ -238,7 +238,7 @@ async fn a_change_of_the_schema_is_noticed_and_breaks_nothing() {
 async fn nothing_is_lost_and_nothing_differs_when_it_comes_again() {
     use dm_core::{Statement, TransactionOptions};
     let server = require!(Server::shared(15));
-    let (db, capture) = shop(&server, "capture_order").await;
+    let (db, capture) = shop(server, "capture_order").await;
     capture.install(&context(), &of("plain")).await.expect("installed");
     let port = engine(&db).query().expect("queries");
     let mut late = port.begin(&context(), TransactionOptions::default()).await.expect("a transaction");

@@ -1,5 +1,7 @@
 //! Snapshots of schemas: every change is seen, and nothing on what is the same. Shadow databases.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
 use dm_core::{Engine, ErrorKind, SchemaChange, SchemaSnapshot, Secret, ShadowPlace, ShadowScript};
 use dm_testkit::postgres::{Server, TestDatabase};
 use dm_testkit::require;

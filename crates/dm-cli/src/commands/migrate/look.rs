@@ -57,7 +57,7 @@ fn tell_status(session: &mut Session, report: &StatusReport) -> Result<()> {
     session.out.say(match (report.migrations.is_empty(), pending) {
         (true, _) => format!("{} has no migrations", text::printable(&report.origin)),
         (false, 0) => "nothing is pending".to_owned(),
-        (false, n) => format!("{} pending", n),
+        (false, n) => format!("{n} pending"),
     })?;
     tell_problems(session, &report.problems)?;
     session.out.findings(&report.leftovers)
