@@ -164,7 +164,7 @@ impl VerifyReport {
         let message = if damaged.is_empty() && self.problems.iter().all(|p| p.level < Level::Error) {
             format!("the shipped log is damaged: {first}")
         } else if damaged.is_empty() {
-            format!("the repository could not be read to its end: {first}")
+            format!("the repository is damaged, or could not be read to its end: {first}")
         } else {
             format!(
                 "{} of {} backups are damaged ({}): {first}",
@@ -228,7 +228,10 @@ impl BackupService {
             ctx.progress(Progress::Item(header.id.to_string()));
         }
         let logs = match scope {
-            VerifyScope::All { target } => self.verify_logs(ctx, target.as_ref(), &request.how).await?,
+            VerifyScope::All { target } => {
+                problems.extend(self.repository.verify_keys(ctx).await?);
+                self.verify_logs(ctx, target.as_ref(), &request.how).await?
+            }
             VerifyScope::One(_) | VerifyScope::Since { .. } => Vec::new(),
         };
         Ok(VerifyReport { backups, left_out, logs, problems })

@@ -13,6 +13,7 @@ mod checksum;
 mod compare;
 mod files;
 mod lock;
+mod mend;
 mod migrator;
 mod name;
 mod new;

@@ -52,6 +52,7 @@ mod storage_class;
 mod sweep;
 mod tombstone;
 mod verify;
+mod verify_keys;
 mod verify_options;
 mod write_fresh;
 mod write_pages;

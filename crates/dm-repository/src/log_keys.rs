@@ -20,6 +20,9 @@ use crate::{Identity, Recipient, document, keys, paths};
 
 const FORMAT: &str = "dm-log-key";
 const MAC_KEY: &str = "data-manager repository log key 1";
+/// How an age file begins.
+const AGE_FILE: &[u8] = b"age-encryption.org/v1";
+const LOST: &str = "copy it back from another place; without it, take a base backup: points of time behind it need no older log";
 /// Documents of that many keys are looked at before another key is made.
 const LOOKED_AT: usize = 64;
 
@@ -173,6 +176,43 @@ impl Inner {
             }
         }
         Ok(None)
+    }
+
+    /// Whether a log key is what its record says, as far as can be told here.
+    pub(crate) async fn check_log_key(&self, id: Uuid, generations: &[u32]) -> Result<()> {
+        let key = paths::log_key_record(id);
+        let record: Record = document::read(FORMAT, &self.storage.get(&key).await?)
+            .map_err(|error| error.about(key.as_ref()).with_hint(LOST))?;
+        let corrupt = |message: &str, key: &Path| Error::corrupt(message).about(key.as_ref()).with_hint(LOST);
+        if record.id != id {
+            return Err(corrupt("it is the record of another log key", &key));
+        }
+        if generations.is_empty() {
+            let key = paths::log_key(id, record.generation);
+            return Err(Error::not_found(
+                "a log key is missing: nobody can read the log that is sealed to it",
+            )
+            .about(key.as_ref())
+            .with_hint(LOST));
+        }
+        for generation in generations {
+            let key = paths::log_key(id, *generation);
+            let sealed = self.storage.get(&key).await?;
+            let whole = if *generation == record.generation {
+                blake3::hash(&sealed).to_hex().as_str() == record.digest
+            } else {
+                sealed.starts_with(AGE_FILE)
+            };
+            if !whole {
+                return Err(corrupt("it is not the log key that was written", &key));
+            }
+        }
+        match self.open_log_key(id, generations).await? {
+            Some(identity) if identity.recipient() != record.recipient => {
+                Err(corrupt("the log key is not that of its record", &key))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Seals a log key once more, for another generation; gives what was sent where.

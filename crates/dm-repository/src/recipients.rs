@@ -157,6 +157,12 @@ impl Inner {
         Ok(loaded)
     }
 
+    /// As they stand there, whatever was read before.
+    pub(crate) async fn history_anew(&self) -> Result<Arc<History>> {
+        *self.history.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.history().await
+    }
+
     async fn load_history(&self, newest: u32) -> Result<History> {
         let description = &self.description;
         let mut history = History {

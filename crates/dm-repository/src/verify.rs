@@ -40,8 +40,8 @@ pub(crate) fn expected(target: &TargetName, inventory: &Inventory) -> Vec<Expect
 }
 
 #[derive(Default)]
-struct Seen {
-    findings: Vec<Finding>,
+pub(crate) struct Seen {
+    pub(crate) findings: Vec<Finding>,
     objects: u64,
     bytes: u64,
 }
@@ -53,8 +53,8 @@ impl Seen {
         self.findings.push(finding);
     }
 
-    /// An error about the backup is a finding; one about the way to it ends the verification.
-    fn take<T>(&mut self, result: Result<T>) -> Result<Option<T>> {
+    /// An error about what is stored is a finding; one about the way to it ends the verification.
+    pub(crate) fn take<T>(&mut self, result: Result<T>) -> Result<Option<T>> {
         match result {
             Ok(value) => Ok(Some(value)),
             Err(error) if is_finding(&error) => {
@@ -146,7 +146,7 @@ impl Repository {
         let expected = expected(&header.target, &inventory);
         let portion = Portion::of(&expected, options, before, ctx.now());
         self.verify_objects(ctx, expected, &portion, options, &mut seen).await?;
-        self.verify_keys(ctx, header, &inventory, &mut seen).await?;
+        self.verify_keys_of(ctx, header, &inventory, &mut seen).await?;
         if level == VerifyLevel::Full {
             let failures = match self.read_for(ctx, header, Purpose::Verify).await {
                 Ok(reader) => {
@@ -286,7 +286,7 @@ impl Repository {
     }
 
     /// Key objects that a rewrap added: the inventory does not know them, so they are looked at by their form.
-    async fn verify_keys(
+    async fn verify_keys_of(
         &self,
         ctx: &OpContext,
         header: &BackupHeader,

@@ -93,7 +93,7 @@ fn judge(view: &View<'_>, statement: &Statement, table: &str, column: &Column, f
         statement,
         Some(table),
         format!("{table}.{name} looks like personal data"),
-        format!("classify {table}.{name} in data-manager.toml ([migrate] classified), or say with -- dm:ignore why it is none"),
+        format!("classify {table}.{name} in the configuration ([migrate] classified), or say with -- dm:ignore why it is none"),
     );
 }
 

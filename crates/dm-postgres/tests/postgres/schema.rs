@@ -43,7 +43,11 @@ async fn finds(major: u32) {
     assert_eq!(told(&files.diff(&before)), [""; 0], "a clean schema has drifted");
     assert!(files.objects.len() > 50, "{}", files.objects.len());
     let mut injected = 0;
-    for line in INJECTED.lines().filter(|l| !l.is_empty() && !l.starts_with("--")) {
+    // The packages of the tests bring different ones.
+    let extension = if major == 15 { "pg_trgm" } else { "vector" };
+    for line in
+        INJECTED.replace("{extension}", extension).lines().filter(|l| !l.is_empty() && !l.starts_with("--"))
+    {
         let (statement, expected) = line.split_once(" -- ").unwrap();
         database.psql(statement).await.unwrap_or_else(|e| panic!("{statement}: {e}"));
         let after = live(&database).await;

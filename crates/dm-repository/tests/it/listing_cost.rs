@@ -29,7 +29,7 @@ async fn cost(backups: usize, bytes: usize) -> (usize, usize, usize) {
 async fn the_number_of_packs_costs_nothing() {
     let (calls, listed, few) = cost(6, 20_000).await;
     let (calls_of_many, listed_of_many, many) = cost(6, 2_000_000).await;
-    assert!(many > 20 * few, "{many} packs against {few}");
+    assert!(many >= 20 * few, "{many} packs against {few}");
     assert_eq!((calls_of_many, listed_of_many), (calls, listed));
 }
 

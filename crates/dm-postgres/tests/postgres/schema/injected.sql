@@ -46,7 +46,7 @@ ALTER TYPE mood ADD VALUE 'angry' -- enum public.mood
 ALTER TYPE pair ADD ATTRIBUTE c int -- composite type public.pair
 ALTER DOMAIN positive ADD CHECK (VALUE < 100) -- domain public.positive
 ALTER DOMAIN positive SET DEFAULT 3 -- domain public.positive
-CREATE EXTENSION pg_trgm -- extension pg_trgm
+CREATE EXTENSION {extension} -- extension {extension}
 CREATE SCHEMA other -- schema other
 COMMENT ON TABLE items IS 'Something else' -- comment table public.items
 COMMENT ON COLUMN items.name IS NULL -- comment table column public.items.name
