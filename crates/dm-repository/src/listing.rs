@@ -127,8 +127,31 @@ impl Repository {
                 &mut listing.problems,
             ))
             .await?;
+        for (id, _) in verified.iter().filter(|(id, _)| listing.incomplete.contains(id)) {
+            listing.problems.extend(ctx.run(self.lost_commit(target, *id)).await?);
+        }
         listing.verified.extend(verified);
         Ok(())
+    }
+
+    /// A backup that was verified was whole: without a commit and without a mark, its commit was lost.
+    pub(crate) async fn lost_commit(&self, target: &TargetName, id: BackupId) -> Result<Option<Finding>> {
+        let storage = &self.inner.storage;
+        let key = paths::commit(target, id);
+        let (_, records) = storage.children(Some(&paths::records_of(VERIFICATIONS, target, id))).await?;
+        // It may have been committed, or marked, since it was looked at.
+        if records.is_empty()
+            || storage.exists(&key).await?
+            || storage.exists(&paths::tombstone(target, id)).await?
+        {
+            return Ok(None);
+        }
+        let message = format!("{key}: backup {id} of {target} was whole once, and its commit is gone");
+        let mend = format!(
+            "put the object back from a copy; or give the backup up by deleting {}: the next sweep removes the rest",
+            paths::records_of(VERIFICATIONS, target, id)
+        );
+        Ok(Some(Finding::new(Level::Error, "commit", message).with_mend(mend)))
     }
 
     /// The header of one backup.

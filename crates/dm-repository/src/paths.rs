@@ -111,6 +111,11 @@ pub(crate) fn records(family: &str, target: &TargetName) -> Path {
     Path::from(format!("{family}/{target}"))
 }
 
+/// The folder of those of one backup.
+pub(crate) fn records_of(family: &str, target: &TargetName, id: BackupId) -> Path {
+    Path::from(format!("{family}/{target}/{id}"))
+}
+
 /// A numbered record.
 pub(crate) fn record(family: &str, target: &TargetName, id: BackupId, n: u32) -> Path {
     Path::from(format!("{family}/{target}/{id}/{n:08}.json"))

@@ -217,6 +217,10 @@ impl Repository {
             if named(*id) {
                 continue;
             }
+            if let Some(lost) = ctx.run(self.lost_commit(target, *id)).await? {
+                report.problems.push(lost);
+                continue;
+            }
             let objects = ctx.run(self.inner.storage.list(&paths::backup(target, *id))).await?;
             let newest = objects.iter().map(|o| o.last_modified).max();
             let journal = paths::journal(target, *id);

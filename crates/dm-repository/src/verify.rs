@@ -120,7 +120,7 @@ impl Repository {
 
     /// The latest record, if it can be read: one that cannot tells nothing.
     async fn last_verification(&self, ctx: &OpContext, header: &BackupHeader) -> Option<Verification> {
-        let folder = Path::from(format!("{VERIFICATIONS}/{}/{}", header.target, header.id));
+        let folder = paths::records_of(VERIFICATIONS, &header.target, header.id);
         let (_, files) = ctx.run(self.inner.storage.children(Some(&folder))).await.ok()?;
         let n = files.iter().filter_map(|f| paths::number(f, "json")).max()?;
         let key = paths::record(VERIFICATIONS, &header.target, header.id, n);
