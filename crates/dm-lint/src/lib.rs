@@ -4,7 +4,7 @@
 //! statement takes, and whether it reads or rewrites a whole table. Both are pure: text in, findings out. What is known of
 //! the live database — how large its tables are, which columns are classified — comes in the [`LintContext`].
 //!
-//! A file goes through three steps. A *reader* (one a dialect) makes [`model::Statement`]s of the text with the database's
+//! A file goes through three steps. A *reader* (one a dialect) makes `model::Statement`s of the text with the database's
 //! own grammar; the *rules* look at nothing but that model; what they find is then weighed by the size of the table and held
 //! against the file's `-- dm:ignore` comments.
 //!

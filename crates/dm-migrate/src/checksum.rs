@@ -7,7 +7,7 @@ use sha2::{Digest, Sha384};
 pub struct Checksums {
     /// SHA-384 of the file's bytes, hexadecimal: the same that sqlx keeps.
     pub bytes: String,
-    /// SHA-384 of the [normalised](normalise) text, hexadecimal: line endings, a byte order mark and blanks at the ends
+    /// SHA-384 of the normalised text, hexadecimal: line endings, a byte order mark and blanks at the ends
     /// of lines do not change it.
     pub text: String,
 }
