@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use dm_backup::{Assertion, DiskCheck, DrillReport};
-use dm_core::{BackupMode, CheckDepth, Engine, EngineId, OpContext, RecoveryPoint, Result, TargetName};
+use dm_core::{
+    BackupMode, CheckDepth, Engine, EngineId, OpContext, RecoveryPoint, Result, TableFacts, TargetName,
+};
 use dm_store::{ProofKind, RecoveryProof};
 
 use crate::Backups;
@@ -112,7 +114,7 @@ fn proof(report: &DrillReport) -> RecoveryProof {
         restore_time_ms: (report.restore_ms > 0).then_some(report.restore_ms),
         results: serde_json::json!({
             "until": report.until,
-            "tables": report.tables.len(),
+            "tables": TableFacts::tally(report.tables.iter().map(|t| &t.expected)).0,
             "rows": report.rows,
             "bytes": report.bytes,
             "differing": differing,

@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use dm_backup::{ApplyOptions, Assertion, Hooks, RestoreReport, Selector, Unproven};
 use dm_core::{
     BackupMode, CheckDepth, Destination, Engine, EngineId, Error, OpContext, RecoveryPoint, RestoreRequest,
-    Restored, Result, TargetName, TenantFilter,
+    Restored, Result, TableFacts, TargetName, TenantFilter,
 };
 use dm_store::{ProofKind, RecoveryProof};
 use serde::Serialize;
@@ -183,7 +183,7 @@ impl DataManager {
                 service.apply_restore(ctx, plan.engine.as_ref(), &plan.plan, plan.options.clone()).await;
             self.record_restore(ctx, &plan, &result).await?;
             if let Ok(report) = &result {
-                let rows: u64 = report.tables.iter().map(|t| t.expected.rows).sum();
+                let (_, rows) = TableFacts::tally(report.tables.iter().map(|t| &t.expected));
                 notes.put("rows", rows);
                 notes.put("bytes", report.bytes);
             }
@@ -229,7 +229,7 @@ impl DataManager {
                 report.equal,
                 Some(report.duration_ms),
                 serde_json::json!({
-                    "tables": report.tables.len(),
+                    "tables": TableFacts::tally(report.tables.iter().map(|t| &t.expected)).0,
                     "comparison_ms": report.comparison_ms,
                     "assertions": report.assertions,
                     "reached": report.reached,

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use chrono::{DateTime, Utc};
 use dm_core::{
     ByteSize, CheckDepth, ConsistencyPoint, Destination, Effect, Engine, Error, ErrorKind, Finding, Level,
-    OpContext, Progress, RecoveryPoint, RestoreRequest, RestoreTarget, Result, TableComparison,
+    OpContext, Progress, RecoveryPoint, RestoreRequest, RestoreTarget, Result, TableComparison, TableFacts,
 };
 use dm_repository::BackupHeader;
 use serde::{Deserialize, Serialize};
@@ -180,7 +180,7 @@ impl DrillReport {
     }
 
     fn take(&mut self, proof: Proof) {
-        self.rows = proof.comparison.tables.iter().filter_map(|t| t.found.as_ref()).map(|f| f.rows).sum();
+        (_, self.rows) = TableFacts::tally(proof.comparison.tables.iter().filter_map(|t| t.found.as_ref()));
         self.tables = proof.comparison.tables;
         self.checks = proof.comparison.checks;
         self.assertions = proof.assertions;

@@ -149,6 +149,22 @@ pub struct TableFacts {
     /// The content digest, where the adapter computed one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub digest: Option<ContentDigest>,
+    /// The engine's own list of what there is, as rows: compared like every table, and counted as none.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub catalog: bool,
+}
+
+impl TableFacts {
+    /// Facts of a table of the user's.
+    pub fn new(table: impl Into<String>, rows: u64, digest: Option<ContentDigest>) -> Self {
+        Self { table: table.into(), rows, digest, catalog: false }
+    }
+
+    /// How many tables and rows of the user's there are among these.
+    pub fn tally<'a>(all: impl IntoIterator<Item = &'a Self>) -> (u64, u64) {
+        let counted = all.into_iter().filter(|facts| !facts.catalog);
+        counted.fold((0, 0), |(tables, rows), facts| (tables + 1, rows + facts.rows))
+    }
 }
 
 #[cfg(test)]

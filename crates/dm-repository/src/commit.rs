@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use dm_core::{BackupId, Effect, Error, ErrorKind, OpContext, Result, SessionSummary, SourceDescription};
+use dm_core::{
+    BackupId, Effect, Error, ErrorKind, OpContext, Result, SessionSummary, SourceDescription, TableFacts,
+};
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 
@@ -56,8 +58,7 @@ impl BackupWriter {
         let own: BTreeSet<u32> = own_packs.iter().map(|p| p.id.n).collect();
         let members_count = members.len() as u64;
         let directories = ctx.run(self.write_directories(members)).await?;
-        let tables = summary.tables.len() as u64;
-        let rows = summary.tables.iter().map(|t| t.rows).sum();
+        let (tables, rows) = TableFacts::tally(&summary.tables);
         let root = Root {
             page: RootTag::Root,
             hash_key: hex::encode(shared.hash_key),

@@ -44,7 +44,9 @@ pub(crate) fn one(
     table: &str,
     key: Option<[u8; 32]>,
 ) -> Result<Option<TableFacts>> {
-    let columns = if table == SCHEMA_TABLE {
+    let catalog = table == SCHEMA_TABLE;
+    let facts = |rows, digest| TableFacts { catalog, ..TableFacts::new(table, rows, digest) };
+    let columns = if catalog {
         // Without the root pages, which are no content and differ after a VACUUM.
         "type, name, tbl_name, sql".to_owned()
     } else {
@@ -60,7 +62,7 @@ pub(crate) fn one(
             .query_row(&format!("SELECT count(*) FROM {from}"), [], |row| row.get(0))
             .map_err(sqlite_about(table))?;
         let rows = u64::try_from(rows).unwrap_or_default();
-        return Ok(Some(TableFacts { table: table.to_owned(), rows, digest: None }));
+        return Ok(Some(facts(rows, None)));
     };
     // The table itself, not an index that happens to cover it: the rows are what is promised.
     let mut prepared = connection
@@ -75,5 +77,5 @@ pub(crate) fn one(
         hasher.row(&buffer);
     }
     let digest = hasher.digest();
-    Ok(Some(TableFacts { table: table.to_owned(), rows: digest.rows(), digest: Some(digest) }))
+    Ok(Some(facts(digest.rows(), Some(digest))))
 }

@@ -159,7 +159,7 @@ fn facts(database: &Database, key: [u8; 32]) -> Vec<TableFacts> {
         for row in rows {
             hasher.row(row.as_bytes());
         }
-        TableFacts { table: table.clone(), rows: rows.len() as u64, digest: Some(hasher.digest()) }
+        TableFacts::new(table, rows.len() as u64, Some(hasher.digest()))
     };
     database.tables.iter().map(facts).collect()
 }

@@ -49,10 +49,25 @@ fn in_place_asks_first_and_keeps_what_stood_there() {
         place.dm(&["query", "SELECT count(*) FROM orders", "--json"]).json()["rows"][0][0].clone()
     };
     assert_eq!(count(&place), 0);
-    let ran = place.dm(&["restore", "latest", "--in-place", "--yes", "--json"]).expect(Exit::Done).json();
-    assert_eq!(ran["report"]["equal"], true);
-    assert!(ran["report"]["previous"].is_string(), "{ran}");
+    let ran = place.dm(&["restore", "latest", "--in-place", "--yes", "--json"]).expect(Exit::Done);
+    let report = ran.json()["report"].clone();
+    assert_eq!(report["equal"], true);
+    let kept = report["previous"].as_str().unwrap().rsplit('/').next().unwrap().to_owned();
+    assert!(ran.stderr.contains(&kept), "kept as {kept}, and the plan said: {}", ran.stderr);
     assert_eq!(count(&place), 4);
+}
+
+#[test]
+fn a_place_that_was_not_named_is_chosen_and_told() {
+    let place = Place::with_shop();
+    place.backup("full");
+    let ran = place.dm(&["restore", "latest", "--yes"]).expect(Exit::Done);
+    let line = ran.stdout.lines().find(|line| line.trim_start().starts_with("to ")).unwrap();
+    let told = line.trim().trim_start_matches("to ").trim();
+    assert!(told.contains("shop.db.restored-") && std::path::Path::new(told).exists(), "{}", ran.stdout);
+    // The same second again: another name, nothing overwritten.
+    let ran = place.dm(&["restore", "latest", "--yes", "--json"]).expect(Exit::Done).json();
+    assert_ne!(ran["report"]["location"], told);
 }
 
 #[test]

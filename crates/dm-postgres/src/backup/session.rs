@@ -98,7 +98,7 @@ impl LogicalBackup {
                 *sum += *digest;
             }
         }
-        Ok(tables.into_iter().map(|(table, (rows, digest))| TableFacts { table, rows, digest }).collect())
+        Ok(tables.into_iter().map(|(table, (rows, digest))| TableFacts::new(table, rows, digest)).collect())
     }
 }
 

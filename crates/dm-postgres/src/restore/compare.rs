@@ -72,11 +72,11 @@ pub(super) async fn compare(
     let tables = expected
         .iter()
         .map(|facts| {
-            let found = found.get(&facts.table).copied().flatten().map(|(rows, digest)| TableFacts {
-                table: facts.table.clone(),
-                rows,
-                digest: Some(digest),
-            });
+            let found = found
+                .get(&facts.table)
+                .copied()
+                .flatten()
+                .map(|(rows, digest)| TableFacts::new(&facts.table, rows, Some(digest)));
             let equal = found.as_ref().is_some_and(|f| {
                 f.rows == facts.rows && (facts.digest.is_none() || f.digest == facts.digest)
             });

@@ -87,11 +87,8 @@ impl Pick {
             let columns = unit.columns_of("t");
             let select = |from: &str| format!("SELECT {columns} FROM {from} AS t");
             let picked = [select(&staging::own(i)), select(&staging::referred(i))];
-            let facts = |digest: dm_core::ContentDigest| TableFacts {
-                table: unit.display.clone(),
-                rows: digest.rows(),
-                digest: Some(digest),
-            };
+            let facts =
+                |digest: dm_core::ContentDigest| TableFacts::new(&unit.display, digest.rows(), Some(digest));
             let expected = facts(ctx.run(staging::digest(connection, picked, key)).await?);
             let found = facts(ctx.run(staging::digest(connection, [select(&unit.from)], key)).await?);
             let equal = expected == found;

@@ -141,7 +141,7 @@ pub fn summary() -> SessionSummary {
     let mut hasher = RowHasher::new([3; 32]);
     hasher.row(b"a");
     SessionSummary {
-        tables: vec![TableFacts { table: "public.t".into(), rows: 1, digest: Some(hasher.digest()) }],
+        tables: vec![TableFacts::new("public.t", 1, Some(hasher.digest()))],
         warnings: vec!["one large object was left out".into()],
         ..SessionSummary::default()
     }

@@ -33,6 +33,8 @@ struct Plan {
     /// The final place, links followed.
     destination: PathBuf,
     in_place: bool,
+    /// The name under which a restore in place keeps what stands there.
+    kept: PathBuf,
     /// The chosen tables by name; all of the file when empty.
     tables: Vec<String>,
 }
@@ -58,9 +60,10 @@ fn short_id(ctx: &OpContext) -> String {
     id[id.len() - 8..].to_owned()
 }
 
-/// Where the previous database of a restore in place is kept; a number behind it when the name is taken.
-fn kept_name(destination: &Path, at: DateTime<Utc>) -> PathBuf {
-    let first = disk::with_suffix(destination, &format!(".before-restore-{}", at.format("%Y%m%dT%H%M%SZ")));
+/// A free name beside a file, made of a word and the moment of the plan, so that a second look at a plan finds the same;
+/// a number behind it when the name is taken.
+fn name_beside(file: &Path, word: &str, planned_at: DateTime<Utc>) -> PathBuf {
+    let first = disk::with_suffix(file, &format!(".{word}-{}", planned_at.format("%Y%m%dT%H%M%SZ")));
     let mut name = first.clone();
     let mut number = 2;
     while disk::exists(&name) {

@@ -9,7 +9,7 @@ use dm_core::{
 };
 use rusqlite::Connection;
 
-use super::{Plan, kept_name, short_id, tables};
+use super::{Plan, name_beside, tables};
 use crate::connect::{self, Purpose};
 use crate::pool::Pool;
 use crate::preflight::{from_error, room};
@@ -58,7 +58,7 @@ pub(super) fn look(
         (true, None) => preview
             .consequences
             .push(format!("{} is missing now and is made anew", plan.destination.display())),
-        (true, Some(_)) => in_place(ctx, pool, &plan, manifest, &mut preview),
+        (true, Some(_)) => in_place(pool, &plan, manifest, &mut preview),
     }
     if plan.in_place && pool.options().read_only {
         preview.findings.push(
@@ -91,9 +91,7 @@ fn to_value(plan: &Plan) -> Result<serde_json::Value> {
 fn plan(ctx: &OpContext, pool: &Pool, request: &RestoreRequest, tables: Vec<String>) -> Result<Plan> {
     let (path, in_place) = match &request.destination {
         Destination::InPlace => (pool.path().to_owned(), true),
-        Destination::New(None) => {
-            (disk::with_suffix(pool.path(), &format!(".restored-{}", short_id(ctx))), false)
-        }
+        Destination::New(None) => (name_beside(pool.path(), "restored", ctx.now()), false),
         Destination::New(Some(name)) => (new_path(pool.path(), name)?, false),
     };
     // Through a link, the file behind it is the one that SQLite opens and that must be replaced.
@@ -109,7 +107,8 @@ fn plan(ctx: &OpContext, pool: &Pool, request: &RestoreRequest, tables: Vec<Stri
             .about(destination.display().to_string())
             .with_hint("ask for a restore in place, or name another file"));
     }
-    Ok(Plan { destination, in_place, tables })
+    let kept = name_beside(&destination, "before-restore", ctx.now());
+    Ok(Plan { destination, in_place, kept, tables })
 }
 
 /// A bare name lies beside the engine's own file; anything with a folder in it is a path.
@@ -194,16 +193,9 @@ fn new_place(plan: &Plan, existing: Option<u64>, preview: &mut RestorePreview) {
     }
 }
 
-fn in_place(
-    ctx: &OpContext,
-    pool: &Pool,
-    plan: &Plan,
-    manifest: &RestoreManifest,
-    preview: &mut RestorePreview,
-) {
+fn in_place(pool: &Pool, plan: &Plan, manifest: &RestoreManifest, preview: &mut RestorePreview) {
     let path = &plan.destination;
-    let kept = kept_name(path, ctx.now());
-    let kept = kept.file_name().unwrap_or_default().to_string_lossy();
+    let kept = plan.kept.file_name().unwrap_or_default().to_string_lossy();
     let opened = connect::live(path, pool.options(), Purpose::Reading);
     if plan.tables.is_empty() {
         preview.consequences.push(format!("{} is replaced as a whole", path.display()));

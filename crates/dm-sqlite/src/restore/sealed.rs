@@ -11,7 +11,7 @@ use std::sync::Arc;
 use dm_core::{Error, ErrorKind, OpContext, Restored, Result, TableFacts};
 use serde::{Deserialize, Serialize};
 
-use super::{Plan, kept_name, swap, tables};
+use super::{Plan, swap, tables};
 use crate::error::file as file_error;
 use crate::pool::Pool;
 use crate::{SqliteOptions, disk, worker};
@@ -102,18 +102,17 @@ impl Place {
                 .await?;
             return Ok(Restored { location, ..Restored::default() });
         }
-        let kept = kept_name(&destination, ctx.now());
         let options = pool.options().clone();
         // Nobody of this program may have the file open, or come to open it, while it changes hands.
         let _paused = pool.pause(ctx).await?;
-        let previous =
-            worker::spawn(gate, "dm-sqlite-restore", move || self.put(&kept, &options))?.wait().await?;
+        let previous = worker::spawn(gate, "dm-sqlite-restore", move || self.put(&options))?.wait().await?;
         Ok(Restored { location, previous: previous.map(|p| p.display().to_string()), ..Restored::default() })
     }
 
     /// In place: as a whole, or the tables.
-    fn put(&self, kept: &Path, options: &SqliteOptions) -> Result<Option<PathBuf>> {
+    fn put(&self, options: &SqliteOptions) -> Result<Option<PathBuf>> {
         let plan = &self.plan;
+        let kept = plan.kept.as_path();
         if plan.tables.is_empty() {
             return swap::replace(&self.sealed, &plan.destination, kept, options);
         }

@@ -63,7 +63,7 @@ macro_rules! conformance_tests {
             an_unknown_member_is_refused, an_unknown_table_is_found_before_anything_starts,
             a_tenant_is_never_ignored, a_cancelled_backup_stops, a_dropped_backup_leaves_the_engine_usable,
             a_restore_gives_everything_back, stages_hold_each_member_once,
-            a_taken_destination_is_refused, a_difference_is_seen, another_engines_backup_is_refused,
+            a_second_look_sees_the_same_plan, a_taken_destination_is_refused, a_difference_is_seen, another_engines_backup_is_refused,
             an_unknown_table_is_not_restored, a_discarded_restore_leaves_nothing,
             a_broken_content_is_not_swallowed,
         );

@@ -11,6 +11,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 
 use super::backup::{request, sorted};
 use super::{Collected, Subject, collect, context};
+use crate::FixedClock;
 
 fn restore_request(destination: Destination) -> RestoreRequest {
     RestoreRequest { digest_key: [7; 32], ..RestoreRequest::to(destination) }
@@ -95,6 +96,25 @@ pub async fn stages_hold_each_member_once(subject: &dyn Subject) {
     assert_eq!(all.len(), unique.len(), "a member is written once");
     assert_eq!(unique, preview.members.iter().copied().collect(), "stages and preview agree");
     session.discard(&ctx).await.expect("a discard");
+}
+
+/// A plan is looked at twice, the second time by the run that applies it: it must find the same place and consequences at
+/// the same moment, also where the adapter chooses the name.
+pub async fn a_second_look_sees_the_same_plan(subject: &dyn Subject) {
+    let planned_at = context().now();
+    let look = async |destination: &Destination, backup: &Collected| {
+        let ctx = context().with_clock(Arc::new(FixedClock::new(planned_at)));
+        let target = target(subject.engine().as_ref());
+        let request = restore_request(destination.clone());
+        target.preview(&ctx, &request, &backup.manifest()).await.expect("a preview")
+    };
+    let backup = backup(subject, &context()).await;
+    for destination in [Destination::New(None), Destination::InPlace] {
+        let (first, second) = (look(&destination, &backup).await, look(&destination, &backup).await);
+        assert_eq!(first.location, second.location, "{destination:?}");
+        assert_eq!(first.consequences, second.consequences, "{destination:?}");
+        assert_eq!(first.members, second.members, "{destination:?}");
+    }
 }
 
 /// A destination that holds something is an error of the preview, and `open` makes nothing of it.

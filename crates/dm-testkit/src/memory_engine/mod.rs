@@ -217,11 +217,7 @@ fn facts(contents: &Contents, key: [u8; 32]) -> Vec<TableFacts> {
     });
     tables
         .chain(files)
-        .map(|(table, hasher)| TableFacts {
-            table,
-            rows: hasher.digest().rows(),
-            digest: Some(hasher.digest()),
-        })
+        .map(|(table, hasher)| TableFacts::new(table, hasher.digest().rows(), Some(hasher.digest())))
         .collect()
 }
 

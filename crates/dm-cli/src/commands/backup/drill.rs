@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use data_manager::backup::DrillReport;
-use data_manager::{DataManager, DrillOptions, Level, RecoveryPoint, Result};
+use data_manager::{DataManager, DrillOptions, Level, RecoveryPoint, Result, TableFacts};
 
 use super::super::restore::{assertions, until};
 use super::views::{MadeBackup, short};
@@ -85,7 +85,7 @@ fn content(report: &DrillReport) -> String {
     let verdict = if differ == 0 { "all equal".to_owned() } else { format!("{differ} DIFFER") };
     format!(
         "{}, {}: {verdict}",
-        text::count(report.tables.len() as u64, "table"),
+        text::count(TableFacts::tally(report.tables.iter().map(|t| &t.expected)).0, "table"),
         text::count(report.rows, "row")
     )
 }

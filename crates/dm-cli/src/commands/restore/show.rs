@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use chrono::TimeZone;
 use data_manager::backup::{HookReport, RestoreReport};
-use data_manager::{CheckDepth, ConsistencyPoint, Finding, Level, RecoveryPoint, RestorePlan, Result};
+use data_manager::{
+    CheckDepth, ConsistencyPoint, Finding, Level, RecoveryPoint, RestorePlan, Result, TableFacts,
+};
 
 use super::super::backup::short;
 use crate::instant;
@@ -172,8 +174,7 @@ fn compared(report: &RestoreReport) -> String {
             passed => format!("{} passed", text::count(passed as u64, "check")),
         };
     }
-    let rows: u64 = report.tables.iter().filter_map(|t| t.found.as_ref()).map(|t| t.rows).sum();
-    let tables = report.tables.len() as u64;
+    let (tables, rows) = TableFacts::tally(report.tables.iter().filter_map(|t| t.found.as_ref()));
     format!("{}, {} compared", text::count(tables, "table"), text::count(rows, "row"))
 }
 

@@ -164,7 +164,7 @@ impl Merge {
         let mut held = self.staging.lock().await;
         let query = format!("SELECT {} FROM ONLY {}", copy.columns, copy.quoted);
         let digest = ctx.run(staging::digest(held.get()?, [query], self.digest_key)).await?;
-        Ok(Some(TableFacts { table: facts.table.clone(), rows: digest.rows(), digest: Some(digest) }))
+        Ok(Some(TableFacts::new(&facts.table, digest.rows(), Some(digest))))
     }
 
     /// The tenant's rows that were restored, and those that stand there now, worked out anew.
@@ -193,11 +193,8 @@ impl Merge {
                     start = last + 1;
                 }
             }
-            let facts = |digest: dm_core::ContentDigest| TableFacts {
-                table: unit.display.clone(),
-                rows: digest.rows(),
-                digest: Some(digest),
-            };
+            let facts =
+                |digest: dm_core::ContentDigest| TableFacts::new(&unit.display, digest.rows(), Some(digest));
             let expected = facts(ctx.run(staging::digest(connection, wanted, self.digest_key)).await?);
             let found = facts(ctx.run(staging::digest(connection, there, self.digest_key)).await?);
             let equal = expected == found;
