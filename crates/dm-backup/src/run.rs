@@ -383,7 +383,11 @@ async fn write_member(
     let name = member.name.clone();
     let blocks = session.read(&ctx, &member).await.map_err(|e| e.about(&name))?;
     // The writer reports the bytes as it takes them.
-    let summary = Box::pin(writer.write_member(&ctx, member, blocks)).await.map_err(|e| e.about(&name))?;
+    let written = Box::pin(writer.write_member(&ctx, member.clone(), blocks)).await;
+    let summary = written.map_err(|e| e.about(&name))?;
+    if summary.unchanged {
+        session.member_unchanged(&member);
+    }
     reused.fetch_add(summary.reused_bytes, Ordering::Relaxed);
     ctx.progress(Progress::Item(name));
     Ok(())

@@ -172,6 +172,16 @@ pub trait BaseBackup: Send + Sync + fmt::Debug {
     /// # Errors
     /// `Corrupt`, `Unreachable`.
     async fn member(&self, ctx: &OpContext, name: &str) -> Result<Option<(MemberSpec, u64)>>;
+
+    /// The facts that were recorded of its tables, under the same key; empty where there are none.
+    fn tables(&self) -> &[TableFacts] {
+        &[]
+    }
+
+    /// The warnings that came with them.
+    fn warnings(&self) -> &[String] {
+        &[]
+    }
 }
 
 /// What was found before anything started.
@@ -413,6 +423,10 @@ pub trait BackupSession: Send + Sync {
     async fn more_members(&self, _ctx: &OpContext) -> Result<Vec<MemberSpec>> {
         Ok(Vec::new())
     }
+
+    /// Told, before the end, that what was read of a member is byte for byte what the [base](BackupRequest::base) has: what
+    /// the session would find out about those bytes, it may take from there.
+    fn member_unchanged(&self, _member: &MemberSpec) {}
 
     /// Ends the snapshot after every member was read to its end, and gives the facts.
     ///

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use dm_core::{BaseBackup, MemberSpec, OpContext, Result, SourceDescription};
+use dm_core::{BaseBackup, MemberSpec, OpContext, Result, SourceDescription, TableFacts};
 use tokio::sync::Mutex;
 
 use crate::index::PageReader;
@@ -74,6 +74,14 @@ impl BaseBackup for Parent {
     async fn member(&self, ctx: &OpContext, name: &str) -> Result<Option<(MemberSpec, u64)>> {
         let found = ctx.run(self.find(name)).await?;
         Ok(found.map(|m| (m.entry().spec.clone(), m.entry().size)))
+    }
+
+    fn tables(&self) -> &[TableFacts] {
+        &self.root.tables
+    }
+
+    fn warnings(&self) -> &[String] {
+        &self.root.warnings
     }
 }
 

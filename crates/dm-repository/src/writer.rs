@@ -51,6 +51,8 @@ pub struct MemberSummary {
     pub reused_bytes: u64,
     /// Bytes that an interrupted backup had stored.
     pub resumed_bytes: u64,
+    /// Whether the parent has the member, and it is the same, byte for byte.
+    pub unchanged: bool,
 }
 
 impl MemberSummary {
@@ -435,6 +437,7 @@ impl BackupWriter {
             }
             None => None,
         };
+        let earlier = parent.clone();
         let counting = Arc::clone(shared);
         let blocks = blocks
             .inspect(move |block| {
@@ -443,7 +446,7 @@ impl BackupWriter {
                 }
             })
             .boxed();
-        let (done, summary) = match spec.layout {
+        let (done, mut summary) = match spec.layout {
             Layout::Stream => write_stream::write(ctx, shared, spec, parent, blocks).await?,
             Layout::Pages { page_bytes } => {
                 if !page_bytes.is_power_of_two() || !(512..=65_536).contains(&page_bytes) {
@@ -463,6 +466,8 @@ impl BackupWriter {
                 }
             }
         };
+        // Of the same key, over every page or block and the size (§5).
+        summary.unchanged = earlier.is_some_and(|earlier| earlier.entry().digest == done.digest);
         let mut members = shared.lock();
         members.logical += summary.size;
         members.done.push(done);

@@ -1,11 +1,15 @@
 //! Row counts and content digests of a database's tables.
 
+use std::path::Path;
+
 use dm_core::{ErrorKind, Result, RowHasher, TableFacts};
 use rusqlite::Connection;
 
 use crate::error::{sqlite, sqlite_about};
-use crate::rows;
+use crate::image::Image;
+use crate::record::Form;
 use crate::schema::{self, SCHEMA_TABLE, quote};
+use crate::{connect, rows};
 
 /// The version of the row encoding, as the manifest records it under `row_encoding`.
 pub const ROW_ENCODING: u32 = 1;
@@ -17,27 +21,63 @@ pub(crate) struct Facts {
     pub(crate) warnings: Vec<String>,
 }
 
-/// Facts of all tables, the definitions included. With no key only the rows are counted.
-pub(crate) fn all(connection: &Connection, key: Option<[u8; 32]>) -> Result<Facts> {
-    let (tables, _) = schema::tables(connection, "main")?;
-    let mut facts = Facts::default();
-    for table in &tables {
-        match one(connection, "main", &table.name, key) {
-            Ok(Some(found)) => facts.tables.push(found),
-            // Listed a moment ago in a file that nobody changes.
-            Ok(None) => {}
-            // A definition that only the application's own connection can read, for want of a function it adds.
-            Err(e) if e.kind() == ErrorKind::Invalid => {
-                let why = std::error::Error::source(&e).map(ToString::to_string).unwrap_or_default();
-                facts.warnings.push(format!("rows of {} were not compared: {why}", table.name));
-            }
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(facts)
+/// A database file that nobody writes: read from its pages where they are plain, by SQLite where they are not.
+#[derive(Debug)]
+pub(crate) struct Frozen {
+    connection: Connection,
+    image: Option<Image>,
+    threads: usize,
 }
 
-/// Facts of one table; `None` when there is none of that name.
+impl Frozen {
+    pub(crate) fn open(path: &Path, threads: usize) -> Result<Self> {
+        Ok(Self { connection: connect::immutable(path)?, image: Image::open(path)?, threads })
+    }
+
+    /// For questions to SQLite.
+    pub(crate) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// Facts of all tables, the definitions included. With no key only the rows are counted.
+    pub(crate) fn all(&self, key: Option<[u8; 32]>) -> Result<Facts> {
+        let (tables, _) = schema::tables(&self.connection, "main")?;
+        let mut facts = Facts::default();
+        for table in &tables {
+            match self.one(&table.name, key) {
+                Ok(Some(found)) => facts.tables.push(found),
+                // Listed a moment ago in a file that nobody changes.
+                Ok(None) => {}
+                // A definition that only the application's own connection can read, for want of a function it adds.
+                Err(e) if e.kind() == ErrorKind::Invalid => {
+                    let why = std::error::Error::source(&e).map(ToString::to_string).unwrap_or_default();
+                    facts.warnings.push(format!("rows of {} were not compared: {why}", table.name));
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(facts)
+    }
+
+    /// Facts of one table; `None` when there is none of that name.
+    pub(crate) fn one(&self, table: &str, key: Option<[u8; 32]>) -> Result<Option<TableFacts>> {
+        if let (Some(image), Some(key)) = (&self.image, key)
+            && let Some(form) = Form::of(&self.connection, table)?
+            && let Some(digest) = image.digest(&form, key, self.threads)?
+        {
+            let rows = digest.rows();
+            return Ok(Some(TableFacts { table: table.to_owned(), rows, digest: Some(digest) }));
+        }
+        self.by_sqlite(table, key)
+    }
+
+    /// The same, read by SQLite whatever the pages are like.
+    pub(crate) fn by_sqlite(&self, table: &str, key: Option<[u8; 32]>) -> Result<Option<TableFacts>> {
+        one(&self.connection, "main", table, key)
+    }
+}
+
+/// Facts of one table as SQLite reads it; `None` when there is none of that name.
 pub(crate) fn one(
     connection: &Connection,
     schema: &str,

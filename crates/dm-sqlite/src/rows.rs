@@ -6,29 +6,50 @@ use rusqlite::types::ValueRef;
 /// Rows above this leave a buffer that is given back, so that one large value does not stay resident.
 const KEEP_BYTES: usize = 1 << 20;
 
-/// Writes a row's columns into the buffer, one after the other: the storage class in one byte, then the value, big
-/// endian; text and blobs behind their length in four bytes.
-pub(crate) fn encode(row: &Row<'_>, columns: usize, buffer: &mut Vec<u8>) -> rusqlite::Result<()> {
+/// Begins a row in a buffer that had another one.
+pub(crate) fn begin(buffer: &mut Vec<u8>) {
     buffer.clear();
     if buffer.capacity() > KEEP_BYTES {
         buffer.shrink_to(KEEP_BYTES);
     }
+}
+
+/// Writes a row's columns into the buffer, one after the other: the storage class in one byte, then the value, big
+/// endian; text and blobs behind their length in four bytes.
+pub(crate) fn encode(row: &Row<'_>, columns: usize, buffer: &mut Vec<u8>) -> rusqlite::Result<()> {
+    begin(buffer);
     for index in 0..columns {
         match row.get_ref(index)? {
-            ValueRef::Null => buffer.push(0),
-            ValueRef::Integer(i) => {
-                buffer.push(1);
-                buffer.extend_from_slice(&i.to_be_bytes());
-            }
-            ValueRef::Real(x) => {
-                buffer.push(2);
-                buffer.extend_from_slice(&x.to_bits().to_be_bytes());
-            }
-            ValueRef::Text(text) => bytes(buffer, 3, text),
-            ValueRef::Blob(blob) => bytes(buffer, 4, blob),
+            ValueRef::Null => null(buffer),
+            ValueRef::Integer(i) => integer(buffer, i),
+            ValueRef::Real(x) => real(buffer, x),
+            ValueRef::Text(value) => text(buffer, value),
+            ValueRef::Blob(value) => blob(buffer, value),
         }
     }
     Ok(())
+}
+
+pub(crate) fn null(buffer: &mut Vec<u8>) {
+    buffer.push(0);
+}
+
+pub(crate) fn integer(buffer: &mut Vec<u8>, value: i64) {
+    buffer.push(1);
+    buffer.extend_from_slice(&value.to_be_bytes());
+}
+
+pub(crate) fn real(buffer: &mut Vec<u8>, value: f64) {
+    buffer.push(2);
+    buffer.extend_from_slice(&value.to_bits().to_be_bytes());
+}
+
+pub(crate) fn text(buffer: &mut Vec<u8>, value: &[u8]) {
+    bytes(buffer, 3, value);
+}
+
+pub(crate) fn blob(buffer: &mut Vec<u8>, value: &[u8]) {
+    bytes(buffer, 4, value);
 }
 
 fn bytes(buffer: &mut Vec<u8>, class: u8, bytes: &[u8]) {

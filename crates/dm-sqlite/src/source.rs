@@ -8,16 +8,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use dm_core::{
-    BackupMode, BackupRequest, BackupSession, BackupSource, Block, BlockStream, ConsistencyPoint, EngineKind,
-    Error, ErrorKind, Layout, MemberKind, MemberSpec, OpContext, Preflight, Result, ServerVersion,
-    SessionSummary, SourceDescription,
+    BackupMode, BackupRequest, BackupSession, BackupSource, BaseBackup, Block, BlockStream, ConsistencyPoint,
+    EngineKind, Error, ErrorKind, Layout, MemberKind, MemberSpec, OpContext, Preflight, Result,
+    ServerVersion, SessionSummary, SourceDescription,
 };
 use futures::stream;
 use serde_json::json;
 use tokio::sync::mpsc;
 
 use crate::error::file as file_error;
-use crate::facts::{self, Facts, ROW_ENCODING};
+use crate::facts::{Facts, Frozen, ROW_ENCODING};
 use crate::pool::Pool;
 use crate::snapshot::{self, Snapshot};
 use crate::worker::{self, Running};
@@ -77,11 +77,17 @@ impl BackupSource for Source {
         .wait()
         .await?;
 
-        let key = request.content_digests.then_some(request.digest_key);
-        let facts = worker::spawn(self.pool.gate_for_long_work(ctx), "dm-sqlite-facts", {
-            let snapshot = Arc::clone(&snapshot);
-            move || facts::all(&connect::immutable(&snapshot.path)?, key)
-        })?;
+        let known = request.base.clone().filter(|base| request.content_digests && facts_serve(base.as_ref()));
+        let survey = Survey {
+            pool: Arc::clone(&self.pool),
+            snapshot: Arc::clone(&snapshot),
+            key: request.content_digests.then_some(request.digest_key),
+            threads: request.jobs,
+        };
+        let facts = match known {
+            Some(base) => Pending::Perhaps(base, survey),
+            None => Pending::Running(survey.begin(ctx)?),
+        };
         let page = snapshot.page_bytes as usize;
         let block_bytes = (request.block_bytes.min(MAX_BLOCK_BYTES) / page).max(1) * page;
         let members = vec![MemberSpec {
@@ -98,10 +104,42 @@ impl BackupSource for Source {
             snapshot,
             facts: Mutex::new(Some(facts)),
             complete: Arc::default(),
+            unchanged: AtomicBool::new(false),
             block_bytes,
             pool: Arc::clone(&self.pool),
         }))
     }
+}
+
+/// Rows to be counted and digested.
+struct Survey {
+    pool: Arc<Pool>,
+    snapshot: Arc<Snapshot>,
+    key: Option<[u8; 32]>,
+    threads: usize,
+}
+
+impl Survey {
+    fn begin(self, ctx: &OpContext) -> Result<Running<Facts>> {
+        worker::spawn(self.pool.gate_for_long_work(ctx), "dm-sqlite-facts", move || {
+            Frozen::open(&self.snapshot.path, self.threads)?.all(self.key)
+        })
+    }
+}
+
+/// The facts, before the end.
+enum Pending {
+    Running(Running<Facts>),
+    /// Those of the base, should the pages turn out to be its own.
+    Perhaps(Arc<dyn BaseBackup>, Survey),
+}
+
+/// Whether the facts of an earlier backup say of the same pages what would be found now.
+fn facts_serve(base: &dyn BaseBackup) -> bool {
+    let tables = base.tables();
+    base.source().attributes.get("row_encoding") == Some(&json!(ROW_ENCODING))
+        && !tables.is_empty()
+        && tables.iter().all(|facts| facts.digest.is_some())
 }
 
 fn describe(snapshot: &Snapshot, database: String) -> Result<SourceDescription> {
@@ -135,8 +173,10 @@ struct Session {
     description: SourceDescription,
     members: Vec<MemberSpec>,
     snapshot: Arc<Snapshot>,
-    facts: Mutex<Option<Running<Facts>>>,
+    facts: Mutex<Option<Pending>>,
     complete: Arc<AtomicBool>,
+    /// Whether the pages were found to be the base's.
+    unchanged: AtomicBool,
     block_bytes: usize,
     pool: Arc<Pool>,
 }
@@ -166,13 +206,27 @@ impl BackupSession for Session {
         Ok(blocks(receive, running))
     }
 
+    fn member_unchanged(&self, member: &MemberSpec) {
+        if member.name == MEMBER {
+            self.unchanged.store(true, Ordering::Release);
+        }
+    }
+
     async fn finish(self: Box<Self>, ctx: &OpContext) -> Result<SessionSummary> {
         if !self.complete.load(Ordering::Acquire) {
             return Err(Error::internal("the snapshot was not read to its end").about(MEMBER));
         }
         let facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner).take();
         let facts = facts.ok_or_else(|| Error::internal("the session was finished twice"))?;
-        let facts = ctx.run(facts.wait()).await.map_err(|error| match error.kind() {
+        let running = match facts {
+            Pending::Perhaps(base, _) if self.unchanged.load(Ordering::Acquire) => {
+                let (tables, warnings) = (base.tables().to_vec(), base.warnings().to_vec());
+                return Ok(SessionSummary { tables, warnings, ..SessionSummary::default() });
+            }
+            Pending::Perhaps(_, survey) => survey.begin(ctx)?,
+            Pending::Running(running) => running,
+        };
+        let facts = ctx.run(running.wait()).await.map_err(|error| match error.kind() {
             ErrorKind::Corrupt => error.with_hint(
                 "the database itself is damaged, so this backup is not kept: run PRAGMA integrity_check, \
                  and restore the last good backup",

@@ -134,6 +134,35 @@ async fn what_cannot_be_unchanged_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_is_unchanged_when_every_byte_is() {
+    let store = TestStore::new();
+    let repository = make(&store, None).await;
+    let mut content = vec![1; 5 * 4096 + 100];
+    content[4096..8192].fill(0);
+    let base = vec![pages("file", content.clone(), 4096, 8192), stream("rows", vec![1; 300], 100)];
+    let full = back_up(&repository, "t", None, &base).await.unwrap();
+    let unchanged = async |member: Sample| {
+        let writer = begin(&repository, "t", Some((&full, BackupKind::Incremental))).await.unwrap();
+        let summary = writer.write_member(&ctx(), member.spec.clone(), blocks(&member)).await.unwrap();
+        writer.abandon(&ctx()).await.unwrap();
+        summary.unchanged
+    };
+    assert!(unchanged(pages("file", content.clone(), 4096, 4096)).await, "cut into other blocks");
+    assert!(unchanged(stream("rows", vec![1; 300], 100)).await, "a stream");
+    assert!(!unchanged(stream("rows", vec![2; 300], 100)).await, "another stream");
+    assert!(!unchanged(pages("other", content.clone(), 4096, 8192)).await, "the base has no such member");
+    for (what, place) in [("a page", 17), ("a hole", 5000), ("the last byte", 5 * 4096 + 99)] {
+        let mut other = content.clone();
+        other[place] ^= 1;
+        assert!(!unchanged(pages("file", other, 4096, 8192)).await, "{what} differs");
+    }
+    assert!(!unchanged(pages("file", content[..5 * 4096].to_vec(), 4096, 8192)).await, "shorter");
+    let longer = [content[..5 * 4096].to_vec(), vec![1; 100], vec![0; 3996], vec![0; 4096]].concat();
+    assert!(!unchanged(pages("file", longer, 4096, 8192)).await, "longer by zeros");
+    assert!(!unchanged(pages("file", content[..4096].to_vec(), 4096, 8192)).await, "a hole that is gone");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_base_tells_its_members() {
     let store = TestStore::new();
     let repository = make(&store, None).await;

@@ -7,7 +7,7 @@ use rusqlite::Connection;
 
 use crate::connect;
 use crate::error::sqlite;
-use crate::facts;
+use crate::facts::Frozen;
 use crate::preflight::from_error;
 use crate::schema;
 
@@ -20,12 +20,13 @@ pub(super) fn tables(
     expected: &[TableFacts],
     key: [u8; 32],
     whole: bool,
+    threads: usize,
 ) -> Result<(Vec<TableComparison>, Vec<Finding>)> {
-    let connection = connect::immutable(path)?;
+    let frozen = Frozen::open(path, threads)?;
     let mut findings = Vec::new();
     let mut compared = Vec::with_capacity(expected.len());
     for expected in expected {
-        let found = match facts::one(&connection, "main", &expected.table, expected.digest.map(|_| key)) {
+        let found = match found(&frozen, expected, key) {
             Ok(found) => found,
             Err(e) if e.kind() == ErrorKind::Interrupted || e.kind() == ErrorKind::Timeout => return Err(e),
             // Damage is a difference, not the end of the comparison.
@@ -34,11 +35,11 @@ pub(super) fn tables(
                 None
             }
         };
-        let equal = found.as_ref().is_some_and(|f| f.rows == expected.rows && f.digest == expected.digest);
+        let equal = found.as_ref().is_some_and(|found| agree(found, expected));
         compared.push(TableComparison { expected: expected.clone(), found, equal });
     }
     if whole {
-        match schema::tables(&connection, "main") {
+        match schema::tables(frozen.connection(), "main") {
             Ok((found, _)) => {
                 for table in found.iter().filter(|t| !expected.iter().any(|e| e.table == t.name)) {
                     findings.push(Finding::new(
@@ -52,6 +53,19 @@ pub(super) fn tables(
         }
     }
     Ok((compared, findings))
+}
+
+/// What is there. SQLite has the last word on a table that differs.
+fn found(frozen: &Frozen, expected: &TableFacts, key: [u8; 32]) -> Result<Option<TableFacts>> {
+    let key = expected.digest.map(|_| key);
+    match frozen.one(&expected.table, key)? {
+        Some(found) if agree(&found, expected) => Ok(Some(found)),
+        _ => frozen.by_sqlite(&expected.table, key),
+    }
+}
+
+fn agree(found: &TableFacts, expected: &TableFacts) -> bool {
+    found.rows == expected.rows && found.digest == expected.digest
 }
 
 /// Runs `integrity_check` and `foreign_key_check`.

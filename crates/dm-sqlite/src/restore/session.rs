@@ -17,7 +17,8 @@ use super::{Plan, compare, sealed, tables};
 use crate::error::file as file_error;
 use crate::pool::Pool;
 use crate::query::Queries;
-use crate::{MEMBER, ROW_ENCODING, SqliteOptions, disk, worker};
+use crate::worker::{self, Running};
+use crate::{MEMBER, ROW_ENCODING, SqliteOptions, disk};
 
 const BLOCKS_IN_FLIGHT: usize = 4;
 
@@ -29,12 +30,16 @@ pub(super) struct Session {
     member: usize,
     size: u64,
     key: [u8; 32],
+    /// Threads that read rows at once.
+    jobs: usize,
     /// Whether digests of the backup can be compared with those computed here.
     same_encoding: bool,
     /// What `compare` was told, for the proof inside a merge.
     expected: Mutex<Vec<TableFacts>>,
     /// Connections for questions to the sealed file.
     questions: Mutex<Option<Arc<Pool>>>,
+    /// The image on its way to the disk, which goes on while it is compared.
+    sync: Mutex<Option<Running<()>>>,
     progress: Mutex<Step>,
 }
 
@@ -63,9 +68,11 @@ impl Session {
             member,
             size,
             key: request.digest_key,
+            jobs: request.jobs,
             same_encoding: encoding == Some(ROW_ENCODING.into()),
             expected: Mutex::default(),
             questions: Mutex::default(),
+            sync: Mutex::default(),
             progress: Mutex::new(Step::Opened),
         }
     }
@@ -100,6 +107,15 @@ impl Session {
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
         worker::spawn(self.pool.gate_for_long_work(ctx), "dm-sqlite-restore", work)?.wait().await
+    }
+
+    /// Waits until the image is durable.
+    async fn synced(&self) -> Result<()> {
+        let sync = self.sync.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match sync {
+            Some(sync) => sync.wait().await,
+            None => Ok(()),
+        }
     }
 
     async fn end_questions(&self) {
@@ -166,14 +182,17 @@ impl RestoreSession for Session {
     async fn finish(&self, ctx: &OpContext) -> Result<()> {
         self.reached(Step::Written)?;
         let (image, assembly, chosen) = (self.image.clone(), self.assembly(), self.plan.tables.clone());
-        self.on_thread(ctx, move || {
-            disk::sync_file(&image)?;
-            match assembly {
-                Some(assembly) => tables::assemble(&image, &assembly, &chosen),
-                None => Ok(()),
+        match assembly {
+            Some(assembly) => {
+                self.on_thread(ctx, move || tables::assemble(&image, &assembly, &chosen)).await?;
             }
-        })
-        .await?;
+            None => {
+                let sync = worker::spawn(self.pool.gate_for_long_work(ctx), "dm-sqlite-sync", move || {
+                    disk::sync_file(&image)
+                })?;
+                *self.sync.lock().unwrap_or_else(PoisonError::into_inner) = Some(sync);
+            }
+        }
         self.advance(Step::Finished);
         Ok(())
     }
@@ -187,8 +206,9 @@ impl RestoreSession for Session {
         let checks = worker::spawn(self.pool.gate_for_long_work(ctx), "dm-sqlite-check", move || {
             compare::checks(&also)
         })?;
+        let jobs = self.jobs;
         let (compared, mut findings) =
-            self.on_thread(ctx, move || compare::tables(&path, &expected, key, whole)).await?;
+            self.on_thread(ctx, move || compare::tables(&path, &expected, key, whole, jobs)).await?;
         let mut checks = checks.wait().await?;
         checks.append(&mut findings);
         Ok(Comparison { tables: compared, checks })
@@ -207,6 +227,7 @@ impl RestoreSession for Session {
     async fn keep(self: Box<Self>, ctx: &OpContext) -> Result<String> {
         self.reached(Step::Finished)?;
         self.end_questions().await;
+        self.synced().await?;
         let (place, image) = (self.place(), self.image.clone());
         self.on_thread(ctx, move || {
             if place.sealed != image {
@@ -221,6 +242,7 @@ impl RestoreSession for Session {
     async fn release(self: Box<Self>, ctx: &OpContext) -> Result<Restored> {
         self.reached(Step::Finished)?;
         self.end_questions().await;
+        self.synced().await?;
         let image = self.image.clone();
         let restored = self.place().open(ctx, &self.pool).await?;
         self.on_thread(ctx, move || disk::remove_if_there(&image)).await?;

@@ -12,3 +12,4 @@ mod restore;
 mod schema;
 mod support;
 mod tables;
+mod unchanged;
