@@ -10,9 +10,10 @@ use futures::{Stream, StreamExt, TryStreamExt};
 
 use crate::cpu::{MAX_FRAME_CONTENT, compress_onto, short_digest};
 use crate::map::{DoneMember, MapBuilder, MemberDigest, span_of};
+use crate::member_summary::MemberSummary;
 use crate::page::{Extent, PackId, SHORT_DIGEST, push_joined};
 use crate::write_stream::length;
-use crate::writer::{MemberSummary, Shared};
+use crate::writer::Shared;
 
 /// Content that one job takes.
 const BATCH_BYTES: usize = 1 << 20;

@@ -12,11 +12,12 @@ use tokio::task::JoinHandle;
 use crate::cpu::{Cpu, MAX_FRAME_CONTENT, compress, joined, short_digest};
 use crate::ground::Ground;
 use crate::map::{DoneMember, MapBuilder, MemberDigest, span_of};
+use crate::member_summary::MemberSummary;
 use crate::page::{Extent, PackId, SHORT_DIGEST, SPAN_BYTES, push_joined};
 use crate::parent::ParentMember;
 use crate::write_fresh::is_zeros;
 use crate::write_stream::length;
-use crate::writer::{MemberSummary, Shared};
+use crate::writer::Shared;
 
 /// Content of a frame when nothing is there to compare with: pages follow each other, and larger frames compress better and faster.
 const FULL_FRAME_BYTES: usize = 1 << 20;

@@ -9,9 +9,10 @@ use futures::{StreamExt, TryStreamExt};
 
 use crate::cpu::{MAX_FRAME_CONTENT, compress, short_digest};
 use crate::map::{DoneMember, MapBuilder, MemberDigest, span_of};
+use crate::member_summary::MemberSummary;
 use crate::page::{Extent, PackId, SHORT_DIGEST};
 use crate::parent::{BlockPlace, ParentMember};
-use crate::writer::{MemberSummary, Shared};
+use crate::writer::Shared;
 
 struct Encoded {
     offset: u64,

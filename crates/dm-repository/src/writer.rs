@@ -18,6 +18,7 @@ use crate::index::{PageReader, PageWriter};
 use crate::journal::{BackupKey, Journal, JournalHead, JournalKey};
 use crate::lease::{self, Lease, Purpose};
 use crate::map::DoneMember;
+use crate::member_summary::MemberSummary;
 use crate::packs::Packs;
 use crate::page::{PackId, Root, Stored};
 use crate::parent::Parent;
@@ -38,29 +39,6 @@ pub struct BackupStart {
     pub started_at: DateTime<Utc>,
     /// Whether to go on from what an interrupted backup of the target stored.
     pub resume: bool,
-}
-
-/// What became of a member.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct MemberSummary {
-    /// Its size in bytes.
-    pub size: u64,
-    /// Bytes of new frames, compressed.
-    pub stored_bytes: u64,
-    /// Bytes that the parent had.
-    pub reused_bytes: u64,
-    /// Bytes that an interrupted backup had stored.
-    pub resumed_bytes: u64,
-    /// Whether the parent has the member, and it is the same, byte for byte.
-    pub unchanged: bool,
-}
-
-impl MemberSummary {
-    /// Counts bytes that need not be stored again.
-    pub(crate) fn found(&mut self, shared: &Shared, pack: PackId, length: u32) {
-        let own = pack.backup == shared.backup;
-        *(if own { &mut self.resumed_bytes } else { &mut self.reused_bytes }) += u64::from(length);
-    }
 }
 
 /// A backup being written. Dropping it without [`commit`](Self::commit) or [`abandon`](Self::abandon) leaves garbage that
