@@ -66,7 +66,7 @@ impl Frozen {
             && let Some(digest) = image.digest(&form, key, self.threads)?
         {
             let rows = digest.rows();
-            return Ok(Some(TableFacts { table: table.to_owned(), rows, digest: Some(digest) }));
+            return Ok(Some(TableFacts::new(table, rows, Some(digest))));
         }
         self.by_sqlite(table, key)
     }

@@ -220,7 +220,9 @@ impl BackupSession for Session {
         let facts = facts.ok_or_else(|| Error::internal("the session was finished twice"))?;
         let running = match facts {
             Pending::Perhaps(base, _) if self.unchanged.load(Ordering::Acquire) => {
-                let (tables, warnings) = (base.tables().to_vec(), base.warnings().to_vec());
+                let (mut tables, warnings) = (base.tables().to_vec(), base.warnings().to_vec());
+                // Earlier releases did not say it.
+                tables.iter_mut().for_each(|facts| facts.catalog = facts.table == schema::SCHEMA_TABLE);
                 return Ok(SessionSummary { tables, warnings, ..SessionSummary::default() });
             }
             Pending::Perhaps(_, survey) => survey.begin(ctx)?,
