@@ -89,6 +89,10 @@ def log(program, kind, make_store, scratch, sealed, verified):
 
     key = scratch / f"{kind}.key"
     store = make_store("log")
+    made = scratch / f"{kind}-store"
+    made.mkdir()
+    (made / "dm.toml").write_text(f'[store]\nurl = "{store}"\n', encoding="utf-8")
+    subprocess.run([DM, "--config", made / "dm.toml", "audit", "log"], check=True, stdout=subprocess.DEVNULL, cwd=made)
     said, _ = steps(program, store, sealed, key, "append")
     tell(f"{sealed:,} events appended", f"{said['append']['per_second']:,.0f} events/s", "–", True)
     said, sample = steps(program, store, sealed, key, "seal")

@@ -9,6 +9,7 @@ mod drills;
 mod examples;
 mod interruption;
 mod logs;
+mod migrations;
 mod object_stores;
 mod operations;
 mod physical;

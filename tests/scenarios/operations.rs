@@ -211,6 +211,7 @@ async fn call(kind: OperationKind, world: &World, ctx: &OpContext, name: &str) -
         K::LogDropSlot => logs.drop_holder(ctx, Some(&world.pg), None).await.map(drop),
         K::MigrateStatus => migrate.status(ctx, &files).await.map(drop),
         K::MigratePlan => migrate.plan(ctx, &files, Direction::Up).await.map(drop),
+        K::MigrateDrift => migrate.drift(ctx, &files).await.map(drop),
         K::MigrateLint => migrate.lint(ctx, &files, true).await.map(drop),
         K::MigrateNew => {
             let source = MigrationSource::Folder(world.path(&format!("new-{name}")));

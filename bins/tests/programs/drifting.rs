@@ -115,3 +115,59 @@ fn a_plan_names_the_locks_and_the_trace_those_really_taken() {
         );
     }
 }
+
+#[test]
+fn a_shadow_that_is_the_live_database_is_refused_and_nothing_is_lost() {
+    let Some(ground) = Ground::postgres(15, "") else { return };
+    shop(&ground);
+    ground.ask("INSERT INTO items VALUES (1, 'kept')");
+    let before = digest(&ground);
+    for url in [ground.url(), ground.url().replace("127.0.0.1", "localhost")] {
+        for args in [["drift"].as_slice(), &["plan", "--trace"], &["new", "x", "--from-diff"]] {
+            let ran = ground.command(args).env("SHADOW_DATABASE_URL", &url).output().unwrap();
+            let told = crate::place::said(&ran);
+            assert_eq!(ran.status.code(), Some(2), "{args:?}: {told}");
+            assert!(told.contains("is the live database") && told.contains("hint"), "{args:?}: {told}");
+        }
+    }
+    assert_eq!(digest(&ground), before);
+    assert_eq!(ground.ask("SELECT name FROM items"), "kept");
+}
+
+#[test]
+fn an_accepted_finding_of_a_rule_that_is_none_is_told() {
+    both(|ground| {
+        shop(ground);
+        ground.file("0002_drop.sql", "-- dm:ignore drop-tabel: it is empty\nDROP TABLE items;\n");
+        let (code, lint) = json(ground, &["lint"]);
+        assert_eq!(code, Some(9));
+        let rules: Vec<&str> =
+            lint["findings"].as_array().unwrap().iter().filter_map(|f| f["rule"].as_str()).collect();
+        assert!(rules.contains(&"unknown-ignore") && rules.contains(&"drop-table"), "{rules:?}");
+        assert!(ground.exits(9, &["lint"]).contains("drop-table"), "the nearest is named");
+        ground.file("0002_drop.sql", "-- dm:ignore drop-table: it is empty\nDROP TABLE items;\n");
+        ground.exits(0, &["lint"]);
+    });
+}
+
+#[test]
+fn a_plan_says_of_which_tables_and_how_it_knows() {
+    let Some(ground) = Ground::postgres(15, "") else { return };
+    shop(&ground);
+    ground.ask("CREATE TABLE notes (id int)");
+    ground
+        .file("0002_more.sql", "UPDATE items SET name = 'notes';\nDO $$ BEGIN DELETE FROM items; END $$;\n");
+    let (_, plan) = json(&ground, &["plan"]);
+    let statements = plan["plan"]["migrations"][0]["statements"].as_array().unwrap();
+    let tables = |i: usize| {
+        let names = statements[i]["tables"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|t| t["name"].as_str().unwrap().to_owned());
+        (names.collect::<Vec<_>>().join(" "), statements[i]["tables_by_words"].as_bool().unwrap())
+    };
+    assert_eq!(tables(0), ("items".to_owned(), false), "a word in a string is no table");
+    assert_eq!(tables(1), ("items".to_owned(), true));
+    assert!(ground.exits(9, &["plan"]).contains("(named by a word)"));
+}

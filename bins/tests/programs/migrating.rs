@@ -108,6 +108,34 @@ async fn a_file_that_was_killed_at_any_statement_goes_on_there() {
     }
 }
 
+/// The same on SQLite, where the runner is the server: what it was at dies with it, and SQLite undoes it.
+#[test]
+fn a_file_on_sqlite_that_was_killed_at_any_statement_goes_on_there() {
+    let ground = Ground::sqlite("");
+    let counted = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000000) SELECT count(*) FROM n";
+    let slow = |n: u32| format!("INSERT INTO ran SELECT {n} FROM ({counted});\n");
+    let steps: String = (1..=4).map(slow).collect();
+    let text =
+        format!("-- no-transaction\nCREATE TABLE ran (version int);\nPRAGMA foreign_keys = OFF;\n{steps}");
+    ground.file("0001_slow.sql", text);
+    for statement in 1..=4_u32 {
+        ground.ask("DROP TABLE IF EXISTS ran; DROP TABLE IF EXISTS schema_migrations; VACUUM");
+        let mut runner = ground.command(&["up"]).spawn().unwrap();
+        dm_testkit::wait_until("the statement to be at work", || {
+            let there = "SELECT count(*) FROM sqlite_schema WHERE name = 'ran'";
+            ground.ask(there) == "1" && ground.ask("SELECT count(*) + 1 FROM ran") == statement.to_string()
+        });
+        runner.kill().unwrap();
+        runner.wait().unwrap();
+        assert!(ground.exits(9, &["status"]).contains("ended in the middle"), "killed at {statement}");
+        ground.exits(0, &["resume"]);
+        let lines =
+            ground.ask("SELECT group_concat(version) FROM (SELECT version FROM ran ORDER BY version)");
+        assert_eq!(lines, "1,2,3,4", "killed at {statement}");
+        ground.exits(0, &["status"]);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_index_that_a_killed_runner_left_is_found_and_built_anew() {
     let Some(ground) = Ground::postgres(15, "lock_timeout = \"60s\"") else { return };
@@ -169,6 +197,40 @@ fn a_migration_that_fails_leaves_nothing_and_no_lock() {
         ground.exits(0, &["up"]);
         ground.exits(0, &["status"]);
     }
+}
+
+#[test]
+fn the_server_s_own_hint_and_the_way_out_are_said() {
+    let Some(ground) = Ground::postgres(15, "") else { return };
+    ground.file("0001_items.sql", "CREATE TABLE items (id int PRIMARY KEY, name text);\n");
+    ground.exits(0, &["up"]);
+    ground.file(
+        "0002_wrong.sql",
+        "ALTER TABLE items ADD COLUMN n int;\nUPDATE items\n   SET n = length(nam);\n",
+    );
+    let told = ground.exits(1, &["up"]);
+    for part in ["0002_wrong.sql", "statement 2 on line 3", "\"nam\" does not exist", "items.name"] {
+        assert!(told.contains(part), "no \"{part}\" in {told}");
+    }
+    // What needs to be alone, in a file with others: refused before anything is done, by the server and with the way out.
+    ground.file(
+        "0002_wrong.sql",
+        "ALTER TABLE items ADD COLUMN n int;\nCREATE INDEX CONCURRENTLY i ON items (n);\n",
+    );
+    let told = ground.exits(1, &["up"]);
+    for part in ["statement 2 on line 2", "cannot run inside a transaction block", "\"-- no-transaction\""] {
+        assert!(told.contains(part), "no \"{part}\" in {told}");
+    }
+    let columns = "SELECT count(*) FROM pg_attribute WHERE attrelid = 'items'::regclass AND attnum > 0";
+    assert_eq!(ground.ask(columns), "2", "nothing of it stays");
+    assert_eq!(
+        ground.ask("SELECT state FROM schema_migrations WHERE version = 2"),
+        "failed",
+        "and it is on record"
+    );
+    ground.file("0002_wrong.sql", "ALTER TABLE items ADD COLUMN n int;\n");
+    ground.file("0003_index.sql", "-- no-transaction\nCREATE INDEX CONCURRENTLY i ON items (n);\n");
+    ground.exits(0, &["up"]);
 }
 
 #[test]

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use dm_core::{Destination, Engine, EngineId, EngineKind, Error, Result, Secret, redact_url};
+use dm_core::{
+    Destination, Engine, EngineId, EngineKind, Error, MigrationTarget, Result, Secret, redact_url,
+};
+use dm_store::StorePlace;
 
 use crate::config::EngineConfig;
 
@@ -70,6 +73,32 @@ fn with_schema(url: &Secret, schema: Option<&str>) -> Secret {
         }
         _ => url.clone(),
     }
+}
+
+/// What brings the schema of the system's own state up to date: the migrations of the engine that the state is on.
+pub(crate) fn of_store(place: &StorePlace) -> Result<Arc<dyn MigrationTarget>> {
+    let id = EngineId::new("store")?;
+    let config = match (place.server(), place.file()) {
+        (Some((url, schema)), _) => {
+            EngineConfig { schema: Some(schema.to_owned()), ..EngineConfig::for_url(url.clone()) }
+        }
+        (None, file) => {
+            // In full, so that no part of it is taken for a scheme.
+            let path = file
+                .map(std::path::absolute)
+                .transpose()
+                .map_err(|e| Error::not_found("the store's folder cannot be found").with_source(e))?;
+            EngineConfig::for_url(Secret::new(path.unwrap_or_default().display().to_string()))
+        }
+    };
+    migrations(&open(&id, &config)?)
+}
+
+/// The migrations of an engine.
+pub(crate) fn migrations(engine: &Arc<dyn Engine>) -> Result<Arc<dyn MigrationTarget>> {
+    engine.migrations().ok_or_else(|| {
+        Error::unsupported(format!("{} databases take no migrations", engine.kind())).on_engine(engine.kind())
+    })
 }
 
 /// Where `--to` points: an engine of its own for a URL of a server, and the destination there.

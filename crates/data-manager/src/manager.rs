@@ -11,6 +11,7 @@ use dm_store::Store;
 use tokio::sync::OnceCell;
 
 use crate::config::Config;
+use crate::engines;
 use crate::places::Places;
 use crate::repositories::RepositorySettings;
 use crate::{Audits, Backups, DataManagerBuilder, Migrations};
@@ -149,7 +150,7 @@ impl DataManager {
     pub(crate) async fn state(&self, ctx: &OpContext) -> Result<&State> {
         self.state
             .get_or_try_init(|| async {
-                let store = Store::open(&self.state_url, ctx).await?;
+                let store = dm_migrate::open_store(&self.state_url, ctx, engines::of_store).await?;
                 Ok(State { audit: crate::audit::with_key(store.clone(), &self.config).await?, store })
             })
             .await

@@ -1,28 +1,26 @@
-//! Migrations: the verbs through the pipeline, and what production demands besides.
+//! Migrations: the verbs through the pipeline. What production demands besides is in `production`, what needs a shadow database in
+//! `schemas`.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use dm_core::{
-    BackfillRequest, BackupId, Direction, Engine, EngineId, EngineKind, Error, ErrorKind, ForeignTool,
-    HistoryEntry, MigrationSettings, MigrationState, MigrationTarget, OpContext, PlanDigest, Result,
+    BackfillRequest, Direction, Engine, EngineId, Error, ErrorKind, ForeignTool, HistoryEntry,
+    MigrationSettings, OpContext, PlanDigest, Result,
 };
-use dm_lint::{Dialect, LintContext, LintFile, LintFinding, Severity, TableSize};
 use dm_migrate::{
     BackfillPace, BackfillReport, EmbeddedFile, Goal, MigrationFiles, MigrationPlan, MigrationReport,
     Migrator, Resolution, RunSettings, SeedFiles, SeedReport, StatementVerdict, StatusReport,
 };
-use dm_repository::VerifyLevel;
-use serde::Serialize;
 use serde_json::json;
 
 use crate::pipeline::Operation;
-use crate::{BackupOptions, DataManager, OperationKind};
+use crate::production::dialect;
+use crate::{DataManager, OperationKind, engines};
 
 const STATUS: OperationKind = OperationKind::MigrateStatus;
 const PLAN: OperationKind = OperationKind::MigratePlan;
-const LINT: OperationKind = OperationKind::MigrateLint;
 const NEW: OperationKind = OperationKind::MigrateNew;
 const UP: OperationKind = OperationKind::MigrateUp;
 const DOWN: OperationKind = OperationKind::MigrateDown;
@@ -65,31 +63,6 @@ pub struct MigrateOptions {
     pub production: bool,
 }
 
-/// How production's demands were met.
-struct ProductionProof {
-    /// The verified backup that the run rests on.
-    backup: BackupId,
-    /// Whether it was made for this run.
-    backup_made: bool,
-}
-
-/// What lint found, and whether it stops anything.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct LintReport {
-    /// What was looked at.
-    pub files: Vec<String>,
-    /// What was found, in the order of files.
-    pub findings: Vec<LintFinding>,
-}
-
-impl LintReport {
-    /// Whether nothing was found that is more than a notice.
-    #[must_use]
-    pub fn passes(&self) -> bool {
-        self.findings.iter().all(|f| f.severity < Severity::Warning)
-    }
-}
-
 /// The migrations of a [`DataManager`].
 #[derive(Clone, Copy, Debug)]
 pub struct Migrations<'a> {
@@ -126,52 +99,11 @@ impl Migrations<'_> {
         direction: Direction,
     ) -> Result<MigrationPlan> {
         let opened = self.open(options)?;
-        let work = async { opened.migrator.plan(ctx, &opened.files, direction, options.goal).await };
+        let dialect = dialect(opened.engine.kind()).ok();
+        let relations = |statement: &str| dm_lint::relations(dialect?, statement);
+        let work =
+            async { opened.migrator.plan(ctx, &opened.files, direction, options.goal, &relations).await };
         self.dm.operate(ctx, Operation::new(PLAN, opened.engine.id().as_str()), work).await
-    }
-
-    /// Reads the pending files (or with `all` every file) and says what they would do to a database in use.
-    ///
-    /// # Errors
-    /// As [`status`](Self::status).
-    pub async fn lint(&self, ctx: &OpContext, options: &MigrateOptions, all: bool) -> Result<LintReport> {
-        let opened = self.open(options)?;
-        let work = self.linted(ctx, &opened, all);
-        self.dm.operate(ctx, Operation::new(LINT, opened.engine.id().as_str()), work).await
-    }
-
-    async fn linted(&self, ctx: &OpContext, opened: &Opened, all: bool) -> Result<LintReport> {
-        let status = opened.migrator.status(ctx, &opened.files).await?;
-        let pending: Vec<i64> = status.pending().map(|m| m.version).collect();
-        let sizes = opened.migrator.target().table_sizes(ctx).await?;
-        let name = |schema: Option<&str>, name: &str| match schema {
-            None | Some("public") => name.to_owned(),
-            Some(schema) => format!("{schema}.{name}"),
-        };
-        let sizes = sizes.iter().map(|s| {
-            let size = TableSize { rows: s.rows.unwrap_or_default(), bytes: s.bytes.unwrap_or_default() };
-            (name(s.schema.as_deref(), &s.name), size)
-        });
-        let config = &self.dm.config.migrate;
-        let context = LintContext {
-            lock_timeout: config.lock_timeout.is_some(),
-            statement_timeout: config.statement_timeout.is_some(),
-            sizes: Some(sizes.collect()),
-            classified: config.classified.iter().cloned().collect(),
-        };
-        let files: Vec<LintFile> = opened
-            .files
-            .migrations
-            .iter()
-            .map(|m| LintFile {
-                path: m.up.file.clone(),
-                text: m.up.text.clone(),
-                transaction: !m.up.no_transaction,
-                judged: all || pending.contains(&m.version),
-            })
-            .collect();
-        let findings = dm_lint::lint(dialect(opened.engine.kind())?, &files, &context);
-        Ok(LintReport { files: files.into_iter().filter(|f| f.judged).map(|f| f.path).collect(), findings })
     }
 
     /// Applies what is pending; with a digest, only what the plan of that digest said. Safe to call at every start of a
@@ -202,98 +134,6 @@ impl Migrations<'_> {
             opened.migrator.up(ctx, &opened.files, options.goal, planned).await
         };
         self.dm.operate(ctx, operation, work).await
-    }
-
-    /// Sees to it that production's demands are met: timeouts, lint, staging, and a fresh verified backup, which is made when
-    /// there is none. `None` when nothing is pending.
-    async fn prove(
-        &self,
-        ctx: &OpContext,
-        options: &MigrateOptions,
-        opened: &Opened,
-    ) -> Result<Option<ProductionProof>> {
-        let config = &self.dm.config.migrate;
-        let refuse = |message: String| Error::new(ErrorKind::CheckFailed, message);
-        let status = opened.migrator.status(ctx, &opened.files).await?;
-        if status.pending().next().is_none() || !status.problems.is_empty() {
-            // Nothing to do, or what `up` itself refuses with a better word.
-            return Ok(None);
-        }
-        if config.lock_timeout.is_none() || config.statement_timeout.is_none() {
-            return Err(refuse("production demands time limits, and one is switched off".to_owned())
-                .with_hint("set migrate.lock_timeout and migrate.statement_timeout"));
-        }
-        let lint = self.linted(ctx, opened, false).await?;
-        if let Some(first) = lint.findings.iter().find(|f| f.severity >= Severity::Warning) {
-            let count = lint.findings.iter().filter(|f| f.severity >= Severity::Warning).count();
-            return Err(refuse(format!(
-                "lint does not pass ({count} found): {}:{}: {} ({})",
-                first.file, first.line, first.message, first.rule
-            ))
-            .with_hint("\"dm migrate lint\" shows all of it, with the safe way to write each; \"-- dm:ignore <rule>: <reason>\" accepts one"));
-        }
-        if let Some(name) = &config.staging {
-            self.proven_in_staging(ctx, name, &status).await?;
-        }
-        let (backup, backup_made) = self.fresh_backup(ctx, options, opened).await?;
-        Ok(Some(ProductionProof { backup, backup_made }))
-    }
-
-    /// Every pending file must be applied on the engine of staging, with the same content.
-    async fn proven_in_staging(&self, ctx: &OpContext, name: &str, status: &StatusReport) -> Result<()> {
-        let id = EngineId::new(name)?;
-        let engine = self.dm.engine(Some(&id))?;
-        let history = target(&engine)?.history(ctx, &self.dm.config.migrate.table).await?.unwrap_or_default();
-        for migration in status.pending() {
-            let there = history.iter().find(|h| h.version == migration.version);
-            let why = match there {
-                Some(h) if h.state != MigrationState::Applied => Some("is not applied"),
-                Some(h) if h.checksum != migration.checksum => Some("was applied with another content"),
-                Some(_) => None,
-                None => Some("was never applied"),
-            };
-            if let Some(why) = why {
-                let file = migration.file.as_deref().unwrap_or("the migration");
-                return Err(Error::new(
-                    ErrorKind::CheckFailed,
-                    format!("{file} {why} on {id}, and production demands it"),
-                )
-                .with_hint(format!("run \"dm migrate up --engine {id}\" first, with the same files")));
-            }
-        }
-        Ok(())
-    }
-
-    async fn fresh_backup(
-        &self,
-        ctx: &OpContext,
-        options: &MigrateOptions,
-        opened: &Opened,
-    ) -> Result<(BackupId, bool)> {
-        let name = self.dm.target_of(opened.engine.as_ref(), None)?;
-        let oldest = self.dm.config.migrate.backup_within.before(ctx.now());
-        let list = match self.dm.backup().list(ctx, Some(&name)).await {
-            Ok(list) => list.backups,
-            // There is no repository yet; the backup makes it.
-            Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(error),
-        };
-        let fresh = list.iter().rev().find(|b| {
-            b.verified_at.is_some()
-                && b.problems.is_empty()
-                && !b.deleting
-                && oldest.is_some_and(|oldest| b.consistent_at >= oldest)
-        });
-        if let Some(fresh) = fresh {
-            return Ok((fresh.id, false));
-        }
-        let backup = BackupOptions {
-            engine: options.engine.clone(),
-            verify: Some(VerifyLevel::Stored),
-            ..BackupOptions::default()
-        };
-        let report = self.dm.backup().run(&self.dm.child_run(ctx), &backup).await?;
-        Ok((report.backup.id, true))
     }
 
     /// Undoes applied migrations, newest first: the last one, so many, or down to a version.
@@ -444,7 +284,7 @@ impl Migrations<'_> {
         let engine = self.dm.engine(options.engine.as_ref())?;
         let folder = self.folder(&engine, &options.source)?;
         let work = async {
-            let target = target(&engine)?;
+            let target = engines::migrations(&engine)?;
             let (extension, comment) = (target.extension(), target.comment());
             let files = match MigrationFiles::read(&folder, extension, comment) {
                 Err(error) if error.kind() == ErrorKind::NotFound => MigrationFiles::default(),
@@ -503,21 +343,6 @@ impl Migrations<'_> {
             attempts: config.attempts,
             out_of_order: options.out_of_order,
         };
-        Ok(Migrator::new(target(engine)?, settings))
-    }
-}
-
-pub(crate) fn target(engine: &Arc<dyn Engine>) -> Result<Arc<dyn MigrationTarget>> {
-    engine.migrations().ok_or_else(|| {
-        Error::unsupported(format!("{} databases take no migrations", engine.kind())).on_engine(engine.kind())
-    })
-}
-
-/// Whose grammar the files of an engine are written in.
-pub(crate) fn dialect(kind: EngineKind) -> Result<Dialect> {
-    match kind {
-        EngineKind::Postgres => Ok(Dialect::Postgres),
-        EngineKind::Sqlite => Ok(Dialect::Sqlite),
-        other => Err(Error::unsupported(format!("there is no lint for the migrations of {other}"))),
+        Ok(Migrator::new(engines::migrations(engine)?, settings))
     }
 }

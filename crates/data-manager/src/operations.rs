@@ -73,6 +73,7 @@ operations! {
     MigrateStatus => read "migrate" "status";
     MigratePlan => read "migrate" "plan";
     MigrateLint => read "migrate" "lint";
+    MigrateDrift => read "migrate" "drift";
     MigrateNew => write "migrate" "new";
     MigrateUp => write "migrate" "up";
     MigrateDown => write "migrate" "down";

@@ -13,12 +13,13 @@ use dm_migrate::{
 use serde::Serialize;
 use serde_json::json;
 
-use crate::migrations::{Opened, dialect, target};
+use crate::migrations::Opened;
 use crate::pipeline::Operation;
+use crate::production::dialect;
 use crate::{MigrateOptions, Migrations, OperationKind};
 
-/// Drift is the status of the schema, a trace a plan that is tried.
-const DRIFT: OperationKind = OperationKind::MigrateStatus;
+const DRIFT: OperationKind = OperationKind::MigrateDrift;
+/// A trace is a plan that is tried.
 const TRACE: OperationKind = OperationKind::MigratePlan;
 const NEW: OperationKind = OperationKind::MigrateNew;
 const BASELINE: OperationKind = OperationKind::MigrateBaseline;
@@ -163,7 +164,7 @@ impl Migrations<'_> {
             }
             let schema = schema(opened.engine.as_ref())?;
             let text = self.tryout(&opened, schema.as_ref()).dump(ctx).await?;
-            let target = target(&opened.engine)?;
+            let target = opened.migrator.target();
             let (extension, comment) = (target.extension(), target.comment());
             let new = NewMigration { description: "baseline", one_way: true, contents: Some((&text, "")) };
             let paths = new.create(&folder, &opened.files, extension, comment, ctx.now())?;

@@ -1,6 +1,7 @@
 //! How fast a log is appended to, sealed, verified and proven: for `scripts/bench audit`.
 //!
-//! `log_speed STORE EVENTS KEYFILE [append|seal|verify|prove ...]` does those steps on a store and prints one JSON object: events, seconds
+//! `log_speed STORE EVENTS KEYFILE [append|seal|verify|prove ...]` does those steps on a store that is up to date (any
+//! command of `dm` makes it so) and prints one JSON object: events, seconds
 //! and events a second of each step. The steps may run as programs of their own, so that each one's memory is seen apart.
 #![allow(clippy::print_stdout, reason = "its answer is what it prints")]
 
@@ -11,7 +12,7 @@ use dm_audit::{AuditLog, LogKey, leaf_name};
 use dm_core::{
     Actor, AuditEvent, AuditIntent, AuditOutcome, Effect, Error, OpContext, Result, RunId, Secret,
 };
-use dm_store::Store;
+use dm_store::{Store, StorePlace};
 use serde_json::json;
 
 /// Events that are appended in one transaction.
@@ -29,7 +30,8 @@ async fn main() -> Result<()> {
         Some(key) => key,
         None => LogKey::create(&key, Some("example.com/bench"))?,
     };
-    let log = AuditLog::new(Store::open(&Secret::new(store), &ctx).await?).signed_by(key);
+    let place = StorePlace::prepare(&Secret::new(store), &ctx).await?;
+    let log = AuditLog::new(Store::open(place, &ctx).await?).signed_by(key);
     let mut said = serde_json::Map::new();
     for step in words {
         let began = Instant::now();

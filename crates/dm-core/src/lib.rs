@@ -52,9 +52,9 @@ pub use log::{
     LogSource, LogSpan,
 };
 pub use migrate::{
-    BackfillProgress, BackfillRequest, BackfillSession, Direction, Doubt, ForeignEntry, ForeignTool,
-    HistoryEntry, MigrationSession, MigrationSettings, MigrationState, MigrationTarget, ScriptFailure,
-    ScriptStatement, StartedStatement, StatementKind, TableSize,
+    BackfillProgress, BackfillRecord, BackfillRequest, BackfillSession, Direction, Doubt, ForeignEntry,
+    ForeignTool, HistoryEntry, MigrationSession, MigrationSettings, MigrationState, MigrationTarget,
+    ScriptFailure, ScriptStatement, StartedStatement, StatementKind, TableSize,
 };
 pub use period::Period;
 pub use plan::PlanDigest;

@@ -128,7 +128,7 @@ pub enum StatementKind {
     Plain,
     /// Only sets something for the session: has to be said again when a script goes on in a new session.
     Session,
-    /// Begins a transaction.
+    /// Begins a transaction, and asks for nothing else.
     Begin,
     /// Ends a transaction and keeps what it did.
     Commit,
@@ -267,8 +267,8 @@ pub struct BackfillRequest {
     pub filter: Option<String>,
 }
 
-/// How far a backfill is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// How far a backfill is. The default: at its beginning.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackfillProgress {
     /// The key of the last row that was looked at, column by column, as text.
     pub last_key: Vec<String>,
@@ -280,6 +280,62 @@ pub struct BackfillProgress {
     pub finished: bool,
 }
 
+/// The record of a backfill as an engine keeps it, in its own table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackfillRecord {
+    /// [`BackfillRequest::text`].
+    pub request: String,
+    /// [`BackfillProgress::key_text`].
+    pub last_key: String,
+    /// As in [`BackfillProgress`].
+    pub seen_rows: i64,
+    /// As in [`BackfillProgress`].
+    pub changed_rows: i64,
+    /// As in [`BackfillProgress`].
+    pub finished: bool,
+}
+
+impl BackfillRequest {
+    /// As the record keeps it.
+    ///
+    /// # Errors
+    /// `Internal`.
+    pub fn text(&self) -> Result<String> {
+        serde_json::to_string(self)
+            .map_err(|e| Error::internal("the request of a backfill cannot be written down").with_source(e))
+    }
+
+    /// How far a record says that this request is.
+    ///
+    /// # Errors
+    /// `Invalid` when it is another request's; `Corrupt` when it cannot be read.
+    pub fn progress_of(&self, record: &BackfillRecord) -> Result<BackfillProgress> {
+        if record.request != self.text()? {
+            let message = format!("the backfill \"{}\" was begun with another request", self.name);
+            return Err(Error::invalid(message).with_hint(
+                "give this one another name, or the first one its own table, assignments and condition",
+            ));
+        }
+        let last_key = serde_json::from_str(&record.last_key)
+            .map_err(|e| Error::corrupt("the record of the backfill cannot be read").with_source(e))?;
+        let number = |n: i64| u64::try_from(n).unwrap_or_default();
+        Ok(BackfillProgress {
+            last_key,
+            seen_rows: number(record.seen_rows),
+            changed_rows: number(record.changed_rows),
+            finished: record.finished,
+        })
+    }
+}
+
+impl BackfillProgress {
+    /// The last key as the record keeps it.
+    #[must_use]
+    pub fn key_text(&self) -> String {
+        serde_json::Value::from(self.last_key.clone()).to_string()
+    }
+}
+
 /// An engine whose schema migrations change.
 #[async_trait]
 pub trait MigrationTarget: Send + Sync {
@@ -289,10 +345,13 @@ pub trait MigrationTarget: Send + Sync {
     /// How a line begins that is a comment: `--`.
     fn comment(&self) -> &'static str;
 
+    /// Whether a script and its record can be one transaction. Where not, every script runs statement by statement.
+    fn is_transactional(&self) -> bool;
+
     /// Cuts a script into statements.
     ///
     /// # Errors
-    /// `Invalid` for a string, a comment or a body that does not end, naming the line.
+    /// `Invalid` for a string, a comment or a body that does not end, and for what no migration can have, naming the line.
     fn split(&self, script: &str) -> Result<Vec<ScriptStatement>>;
 
     /// Reads the history, in the order of versions, and writes nothing; `None` when there is none yet.

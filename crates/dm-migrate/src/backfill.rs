@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use dm_core::{BackfillProgress, BackfillRequest, ErrorKind, OpContext, Progress, Result};
+use dm_core::{BackfillProgress, BackfillRequest, Error, ErrorKind, OpContext, Progress, Result};
 use serde::Serialize;
 
 use crate::lock::{jittered, pause_for};
@@ -65,6 +65,10 @@ impl Migrator {
         request: &BackfillRequest,
         pace: BackfillPace,
     ) -> Result<BackfillReport> {
+        self.one_only(&request.set, "the assignments")?;
+        if let Some(filter) = &request.filter {
+            self.one_only(filter, "the condition")?;
+        }
         let mut session = self.target_arc().backfill(ctx, &self.settings().session, request).await?;
         let begun = Instant::now();
         let (mut portions, mut retries, mut longest) = (0, 0, Duration::ZERO);
@@ -108,6 +112,18 @@ impl Migrator {
             longest_ms: millis(longest),
             duration_ms: millis(begun.elapsed()),
         })
+    }
+}
+
+impl Migrator {
+    /// Fails unless a text is a part of one statement.
+    fn one_only(&self, text: &str, what: &str) -> Result<()> {
+        match self.target().split(text)?.len() {
+            0 => Err(Error::invalid(format!("{what} of the backfill are empty"))),
+            1 if !text.trim_end().ends_with(';') => Ok(()),
+            _ => Err(Error::invalid(format!("{what} of the backfill hold more than one statement"))
+                .with_hint("give what stands between SET and WHERE, without a semicolon")),
+        }
     }
 }
 

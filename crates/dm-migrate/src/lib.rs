@@ -8,6 +8,8 @@
 //! - A transactional script and its record are one transaction. Any other is run statement by statement, with a record of each,
 //!   and goes on after a crash.
 
+mod adopt;
+mod apply;
 mod backfill;
 mod checksum;
 mod compare;
@@ -17,6 +19,7 @@ mod mend;
 mod migrator;
 mod name;
 mod new;
+mod own;
 mod plan;
 mod problem;
 mod run;
@@ -25,14 +28,17 @@ mod seed;
 mod select;
 mod tryout;
 
+pub use apply::{DoneMigration, MigrationReport};
 pub use backfill::{BackfillPace, BackfillReport};
 pub use checksum::Checksums;
 pub use compare::{MigrationStatus, Standing, StatusReport};
 pub use files::{EmbeddedFile, MigrationFiles, MigrationScript, Script};
-pub use migrator::{DoneMigration, MigrationReport, Migrator, Resolution, RunSettings};
+pub use mend::Resolution;
+pub use migrator::{Migrator, RunSettings};
 pub use name::{FileName, Style, parse_name};
 pub use new::NewMigration;
-pub use plan::{MigrationPlan, PlannedMigration, PlannedStatement};
+pub use own::open_store;
+pub use plan::{MigrationPlan, PlannedMigration, PlannedStatement, Relations};
 pub use problem::{Problem, ProblemKind};
 pub use run::StatementVerdict;
 pub use seed::{SeedFiles, SeedReport};

@@ -1,16 +1,26 @@
 //! What to do about a history that is not as a run leaves it: going on with a migration that ended in the middle, and a state that a
 //! person declares.
 
-use std::time::Instant;
-
 use dm_core::{
     Direction, Error, ErrorKind, HistoryEntry, MigrationSession, MigrationState, OpContext, Result,
 };
+use serde::Serialize;
 
+use crate::apply::{MigrationReport, back_record, done_migration, forward_record};
 use crate::compare::{Standing, standing};
 use crate::files::MigrationFiles;
-use crate::migrator::{MigrationReport, Migrator, Resolution, done_migration, elapsed, forward_record};
+use crate::migrator::Migrator;
 use crate::run::StatementVerdict;
+
+/// The state that a person declares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Resolution {
+    /// It is applied.
+    Applied,
+    /// It is undone.
+    RolledBack,
+}
 
 impl Migrator {
     /// Goes on with the migration whose runner died or that failed between its statements. What that left half-made is found
@@ -25,13 +35,9 @@ impl Migrator {
         files: &MigrationFiles,
         verdict: Option<StatementVerdict>,
     ) -> Result<MigrationReport> {
-        let begun = Instant::now();
-        let mut session = self.locked(ctx).await?;
-        let result = self.resume_locked(ctx, session.as_mut(), files, verdict).await;
-        session.close().await;
-        let mut report = result?;
-        report.duration_ms = elapsed(begun);
-        Ok(report)
+        let mut locked = self.locked(ctx).await?;
+        let result = self.resume_locked(ctx, locked.session(), files, verdict).await;
+        locked.end_run(result).await
     }
 
     async fn resume_locked(
@@ -61,11 +67,10 @@ impl Migrator {
                     )
                     .with_hint("bring it back, or declare the state with \"dm migrate resolve\"")
                 })?;
+                // The text as it was begun stays on record until it is done.
                 let record = HistoryEntry {
-                    state: MigrationState::RolledBack,
-                    applied_at: ctx.now(),
-                    applied_by: ctx.actor().name.clone(),
-                    ..entry.clone()
+                    rollback_sql: entry.rollback_sql.clone(),
+                    ..back_record(ctx, &entry, &script)
                 };
                 (script, record)
             }
@@ -99,7 +104,8 @@ impl Migrator {
                 Error::invalid("a state is declared with a reason").with_hint("give one with --reason")
             );
         }
-        let mut session = self.locked(ctx).await?;
+        let mut locked = self.locked(ctx).await?;
+        let session = locked.session();
         let work = async {
             let recorded = session.history(ctx).await?.into_iter().find(|h| h.version == version);
             let base = match (files.get(version), recorded) {
@@ -130,7 +136,6 @@ impl Migrator {
             Ok(entry)
         };
         let result = work.await;
-        session.close().await;
-        result
+        locked.end(result).await
     }
 }

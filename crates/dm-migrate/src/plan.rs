@@ -1,6 +1,8 @@
 //! What a run would do, in full; reads only.
 
-use dm_core::{Direction, PlanDigest, Result, TableSize};
+use std::collections::BTreeSet;
+
+use dm_core::{Direction, PlanDigest, Result, ScriptStatement, TableSize};
 use serde::Serialize;
 
 use crate::problem::Problem;
@@ -17,6 +19,8 @@ pub struct PlannedStatement {
     pub text: String,
     /// The tables that are there now and that it names.
     pub tables: Vec<TableSize>,
+    /// Whether they were found by its words alone, because no grammar could tell: too many rather than too few.
+    pub tables_by_words: bool,
 }
 
 /// A migration of a plan.
@@ -62,10 +66,38 @@ impl MigrationPlan {
     }
 }
 
-/// The tables that a statement names: their names stand in it as words.
-pub(crate) fn named<'a>(text: &str, sizes: &'a [TableSize]) -> Vec<&'a TableSize> {
+/// What a grammar says of a statement: the names of its tables and views, `name` or `schema.name`, or `None` when it cannot tell.
+pub type Relations<'a> = dyn Fn(&str) -> Option<BTreeSet<String>> + Send + Sync + 'a;
+
+impl PlannedStatement {
+    pub(crate) fn of(
+        number: u32,
+        statement: ScriptStatement,
+        sizes: &[TableSize],
+        relations: &Relations<'_>,
+    ) -> Self {
+        let named = relations(&statement.text);
+        let tables = match &named {
+            Some(names) => sizes.iter().filter(|s| is_among(s, names)).cloned().collect(),
+            None => by_words(&statement.text, sizes),
+        };
+        Self { number, line: statement.line, tables_by_words: named.is_none(), tables, text: statement.text }
+    }
+}
+
+/// A name alone may mean a table of any schema: the search path decides.
+fn is_among(size: &TableSize, names: &BTreeSet<String>) -> bool {
+    let qualified =
+        size.schema.as_ref().is_some_and(|schema| names.contains(&format!("{schema}.{}", size.name)));
+    qualified
+        || names.contains(&size.name)
+        || size.schema.is_none() && names.contains(&size.name.to_lowercase())
+}
+
+/// The tables whose names stand in a statement as words.
+fn by_words(text: &str, sizes: &[TableSize]) -> Vec<TableSize> {
     let lower = text.to_lowercase();
-    let words: std::collections::HashSet<&str> =
+    let words: BTreeSet<&str> =
         lower.split(|c: char| !(c.is_alphanumeric() || c == '_' || c == '$')).collect();
-    sizes.iter().filter(|s| words.contains(s.name.to_lowercase().as_str())).collect()
+    sizes.iter().filter(|s| words.contains(s.name.to_lowercase().as_str())).cloned().collect()
 }

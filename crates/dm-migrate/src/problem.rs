@@ -1,5 +1,6 @@
 //! What can be wrong between files and history: told apart, because each has another mend.
 
+use dm_core::{Error, ErrorKind, Result};
 use serde::Serialize;
 
 /// What is wrong.
@@ -62,4 +63,14 @@ impl Problem {
         self.file = Some(file.into());
         self
     }
+}
+
+/// The first problem as an error, with the number of the others.
+pub(crate) fn refuse(problems: &[Problem]) -> Result<()> {
+    let Some(first) = problems.first() else { return Ok(()) };
+    let more = match problems.len() {
+        1 => String::new(),
+        n => format!(" (and {} more; \"dm migrate status\" lists them)", n - 1),
+    };
+    Err(Error::new(ErrorKind::Conflict, format!("{}{more}", first.message)).with_hint(first.mend.clone()))
 }

@@ -39,13 +39,13 @@ pub(crate) fn cut(target: &dyn MigrationTarget, script: &Script) -> Result<Cut> 
             .about(script.file.clone())
             .with_hint("write one, or remove the file"));
     }
-    match script.no_transaction {
+    match script.no_transaction || !target.is_transactional() {
         true => units(script, &statements).map(Cut::Steps),
-        false => whole(script, statements),
+        false => whole(script, statements, target.comment()),
     }
 }
 
-fn whole(script: &Script, statements: Vec<ScriptStatement>) -> Result<Cut> {
+fn whole(script: &Script, statements: Vec<ScriptStatement>, comment: &str) -> Result<Cut> {
     use StatementKind::{Begin, Commit, Rollback};
     let control: Vec<&ScriptStatement> =
         statements.iter().filter(|s| matches!(s.kind, Begin | Commit | Rollback)).collect();
@@ -54,7 +54,6 @@ fn whole(script: &Script, statements: Vec<ScriptStatement>) -> Result<Cut> {
         [] => Ok(Cut::Whole { text: script.text.clone(), offset: 0, statements }),
         // The transaction that it asks for is the one that it is run in.
         [begin, commit] if begin.kind == Begin && commit.kind == Commit && Some(begin) == first && Some(commit) == last => {
-            plain_begin(script, begin)?;
             let (from, to) = (begin.offset + begin.text.len(), commit.offset);
             let inner = script.text.get(from..to).unwrap_or_default();
             let inner = inner.trim_start_matches(|c: char| c.is_whitespace() || c == ';');
@@ -71,7 +70,9 @@ fn whole(script: &Script, statements: Vec<ScriptStatement>) -> Result<Cut> {
             first_word(&one.text)
         ))
         .about(script.file.clone())
-        .with_hint("remove it, or write \"-- no-transaction\" on the file's first line to run it statement by statement")),
+        .with_hint(format!(
+            "remove it, or write \"{comment} no-transaction\" on the file's first line to run it statement by statement"
+        ))),
     }
 }
 
@@ -85,10 +86,7 @@ fn units(script: &Script, statements: &[ScriptStatement]) -> Result<Vec<Unit>> {
     for (number, statement) in (1_u32..).zip(statements) {
         match (statement.kind, open) {
             (StatementKind::Begin, Some(_)) => return Err(refuse(statement, "is inside of a transaction")),
-            (StatementKind::Begin, None) => {
-                plain_begin(script, statement)?;
-                open = Some((statement, number));
-            }
+            (StatementKind::Begin, None) => open = Some((statement, number)),
             (StatementKind::Commit, Some((begin, first))) => {
                 let from = begin.offset + begin.text.len();
                 let inner = script.text.get(from..statement.offset).unwrap_or_default();
@@ -119,21 +117,6 @@ fn units(script: &Script, statements: &[ScriptStatement]) -> Result<Vec<Unit>> {
     match open {
         Some((begin, _)) => Err(refuse(begin, "has no COMMIT")),
         None => Ok(units),
-    }
-}
-
-/// What a BEGIN asks for beyond a transaction would be lost.
-fn plain_begin(script: &Script, begin: &ScriptStatement) -> Result<()> {
-    let words: Vec<String> = begin.text.split_whitespace().map(str::to_ascii_lowercase).collect();
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    match words[..] {
-        ["begin"]
-        | ["begin", "transaction" | "work" | "immediate" | "exclusive" | "deferred"]
-        | ["begin", "immediate" | "exclusive" | "deferred", "transaction"]
-        | ["start", "transaction"] => Ok(()),
-        _ => Err(Error::invalid(format!("line {} begins a transaction with modes of its own", begin.line))
-            .about(script.file.clone())
-            .with_hint("set them with SET TRANSACTION as the first statement in it")),
     }
 }
 

@@ -6,8 +6,9 @@ use dm_core::{Error, ErrorKind, HistoryEntry, OpContext, Progress, Result};
 use serde::Serialize;
 use sha2::{Digest, Sha384};
 
+use crate::apply::forward_record;
 use crate::files::{EmbeddedFile, MigrationFiles, MigrationScript};
-use crate::migrator::{Migrator, RunSettings, forward_record};
+use crate::migrator::{Migrator, RunSettings};
 use crate::name::Style;
 
 /// What seeding did.
@@ -96,7 +97,8 @@ impl Migrator {
         settings.session.table = format!("{}_seeds", settings.session.table);
         settings.session.in_step = None;
         let seeds = Self::new(self.target_arc(), settings);
-        let mut session = seeds.locked(ctx).await?;
+        let mut locked = seeds.locked(ctx).await?;
+        let session = locked.session();
         let work = async {
             let recorded = session.history(ctx).await?;
             let mut report = SeedReport::default();
@@ -110,14 +112,13 @@ impl Migrator {
                     report.unchanged.push(seed.description.clone());
                     continue;
                 }
-                seeds.work(ctx, session.as_mut()).script(&seed.up, forward_record(ctx, seed)).await?;
+                seeds.work(ctx, session).script(&seed.up, forward_record(ctx, seed)).await?;
                 ctx.progress(Progress::Item(seed.description.clone()));
                 report.ran.push(seed.description.clone());
             }
             Ok(report)
         };
         let result = Box::pin(work).await;
-        session.close().await;
-        result
+        locked.end(result).await
     }
 }

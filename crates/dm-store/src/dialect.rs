@@ -34,13 +34,13 @@ impl Dialect {
         }
     }
 
-    /// One row with 1 when the table of versions is there.
-    pub(crate) fn has_schema(self) -> &'static str {
+    /// One row with 1 when the store's place has a table of the name that is bound.
+    pub(crate) fn has_table(self) -> &'static str {
         match self {
-            Self::Sqlite => "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'dm_schema'",
+            Self::Sqlite => "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = $1",
             Self::Postgres => {
                 "SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-                 WHERE n.nspname = 'data_manager' AND c.relname = 'dm_schema'"
+                 WHERE n.nspname = 'data_manager' AND c.relname = $1"
             }
         }
     }
@@ -56,7 +56,7 @@ impl Dialect {
         }
     }
 
-    /// Makes a migrating transaction the only one. SQLite's `BEGIN IMMEDIATE` has done so already.
+    /// Makes a transaction that prepares the place the only one. SQLite's `BEGIN IMMEDIATE` has done so already.
     pub(crate) fn lock_schema(self) -> Option<&'static str> {
         match self {
             Self::Sqlite => None,

@@ -7,6 +7,8 @@
 //! microseconds of UTC, binds are `$n`. Only three things differ by engine: the DDL under `migrations/`, the start
 //! of a writing transaction, and the settings of a new connection (`dialect.rs`).
 //!
+//! The schema is the workspace's `migrations/`, which dm-migrate applies; this crate says what it needs, and opens nothing else.
+//!
 //! This crate stores audit leaves and seals but knows nothing of how they are hashed; that is `dm-audit`'s.
 
 mod audit;
@@ -17,9 +19,9 @@ mod error;
 mod files;
 mod leases;
 mod location;
-mod migrate;
 mod proofs;
 mod runs;
+mod schema;
 mod sql;
 mod store;
 
@@ -31,5 +33,6 @@ pub use audit_tree::{AnchorState, CheckpointRow, SealedHash, Tile};
 pub use leases::Lease;
 pub use proofs::{ProofKind, RecoveryProof};
 pub use runs::{Run, RunCursor, RunEnd, RunFilter, RunStart, RunState};
+pub use schema::StorePlace;
 pub use sql::{Order, Page};
 pub use store::Store;

@@ -4,15 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use dm_core::{Error, ErrorKind, OpContext, Result, Secret, redact_url};
+use dm_core::{OpContext, Result, Secret};
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
-use sqlx::{Any, AnyConnection, AnyPool, ConnectOptions, Connection, Transaction};
+use sqlx::{Any, AnyPool, ConnectOptions, Transaction};
 
 use crate::dialect::Dialect;
-use crate::location::{Location, sqlite_url};
-use crate::{error, files, migrate, sql};
+use crate::{StorePlace, error, schema, sql};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const IN_MEMORY: &str = "memory";
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -33,67 +31,38 @@ struct Inner {
 }
 
 impl Store {
-    /// Opens a store, makes it where it is missing, and brings its schema up to date. Safe when several processes do
-    /// so at once.
+    /// Opens the store of a place whose schema is up to date.
     ///
-    /// `sqlite:///path/state.db` or a plain path: the file is made 0600, missing folders 0700, journalled as WAL and
-    /// synced at every commit. `postgres://…`: everything is in the schema `data_manager`; a server on another host
-    /// is verified by its certificate unless `sslmode` says otherwise.
+    /// `sqlite:///path/state.db` or a plain path: the file is 0600 and synced at every commit. `postgres://…`: everything is in
+    /// the schema `data_manager`; a server on another host is verified by its certificate unless `sslmode` says otherwise.
     ///
     /// # Errors
-    /// `Invalid` (a bad URL, a file that is not a store), `Denied`, `NotFound` (no such database), `Unreachable`,
-    /// `Unsupported` when the schema is newer than this program, `Corrupt` when a migration was applied with another
+    /// `Invalid` (a bad URL, a file that is not a store, a schema that is behind), `Denied`, `NotFound` (no such database),
+    /// `Unreachable`, `Unsupported` when the schema is newer than this program, `Corrupt` when a version was applied with another
     /// text.
-    pub async fn open(url: &Secret, ctx: &OpContext) -> Result<Self> {
-        let location = Location::parse(url.expose())?;
-        let dialect = location.dialect();
-        let (url, shown, readers) = match &location {
-            Location::Sqlite(path) => {
-                files::prepare(path)?;
-                (Secret::new(sqlite_url(path)?), path.display().to_string(), 4)
-            }
-            Location::Postgres(url) => (url.clone(), redact_url(url.expose()), 8),
-        };
-        let options = options(&url)?;
-        let prepared = ctx.run(async {
-            let connecting = tokio::time::timeout(CONNECT_TIMEOUT, AnyConnection::connect_with(&options));
-            let mut connection = match connecting.await {
-                Ok(connection) => connection.map_err(error::map)?,
-                Err(_) => {
-                    return Err(Error::new(ErrorKind::Unreachable, "the store's server does not answer"));
-                }
-            };
-            sql::run_script(&mut connection, dialect.on_connect(false)).await?;
-            if dialect == Dialect::Sqlite {
-                migrate::journal_as_wal(&mut connection).await?;
-            }
-            migrate::migrate(&mut connection, dialect, ctx).await?;
-            connection.close().await.map_err(error::map)
-        });
-        prepared.await.map_err(|e| e.about(shown.clone()))?;
+    pub async fn open(mut place: StorePlace, ctx: &OpContext) -> Result<Self> {
+        place.require_current(ctx).await?;
+        let (dialect, options) = (place.dialect(), place.options()?);
         let pool = |connections: u32, read_only: bool| {
             pool_options(connections, dialect.on_connect(read_only)).connect_lazy_with(options.clone())
         };
         let (writer, reader) = match dialect {
-            Dialect::Sqlite => (pool(1, false), pool(readers, true)),
+            Dialect::Sqlite => (pool(1, false), pool(4, true)),
             Dialect::Postgres => {
-                let pool = pool(readers, false);
+                let pool = pool(8, false);
                 (pool.clone(), pool)
             }
         };
-        let file = match location {
-            Location::Sqlite(path) => Some(path),
-            Location::Postgres(_) => None,
-        };
-        Ok(Self(Arc::new(Inner { dialect, location: shown, file, writer, reader })))
+        let (file, location) = (place.file().map(Path::to_owned), place.location().to_owned());
+        Ok(Self(Arc::new(Inner { dialect, location, file, writer, reader })))
     }
 
-    /// A store that lives in this process's memory and goes with it; for tests and examples.
+    /// A store that lives in this process's memory and goes with it; for tests and examples. It is made whole, and has no history.
     ///
     /// # Errors
     /// `Internal` only.
     pub async fn in_memory(ctx: &OpContext) -> Result<Self> {
-        let options = options(&Secret::new("sqlite::memory:"))?;
+        let options = connect_options(&Secret::new("sqlite::memory:"))?;
         let dialect = Dialect::Sqlite;
         // One connection for good: every further one would be another, empty database.
         let pool = pool_options(1, dialect.on_connect(false))
@@ -101,7 +70,13 @@ impl Store {
             .max_lifetime(None)
             .connect_lazy_with(options);
         let mut connection = pool.acquire().await.map_err(error::map)?;
-        migrate::migrate(&mut connection, dialect, ctx).await?;
+        let made = ctx.run(async {
+            for text in schema::texts(dialect) {
+                sql::run_script(&mut connection, text).await?;
+            }
+            Ok(())
+        });
+        made.await?;
         drop(connection);
         let (location, file) = (IN_MEMORY.into(), None);
         Ok(Self(Arc::new(Inner { dialect, location, file, writer: pool.clone(), reader: pool })))
@@ -157,7 +132,7 @@ pub(crate) async fn commit(transaction: Transaction<'static, Any>) -> Result<()>
     transaction.commit().await.map_err(error::map_commit)
 }
 
-fn options(url: &Secret) -> Result<AnyConnectOptions> {
+pub(crate) fn connect_options(url: &Secret) -> Result<AnyConnectOptions> {
     sqlx::any::install_default_drivers();
     let options: AnyConnectOptions = url.expose().parse().map_err(error::map)?;
     Ok(options.disable_statement_logging())

@@ -8,14 +8,19 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use dm_core::{BackupId, Effect, ErrorKind, RunId, Secret, TargetName};
-use dm_store::{Leaf, Order, Page, ProofKind, RecoveryProof, RunEnd, RunFilter, RunStart, RunState, Store};
+use dm_store::{
+    Leaf, Order, Page, ProofKind, RecoveryProof, RunEnd, RunFilter, RunStart, RunState, Store, StorePlace,
+};
 use serde_json::json;
+use sha2::Digest;
 use support::{Place, ctx};
 
 on_both!(
     openers_at_once_migrate_once,
     a_newer_schema_is_refused,
     a_changed_migration_is_refused,
+    a_store_of_before_goes_on,
+    a_schema_that_is_behind_is_not_opened,
     runs_are_listed_by_keyset,
     a_run_ends_once,
     a_run_and_its_leaf_stand_or_fall_together,
@@ -27,7 +32,8 @@ on_both!(
 async fn openers_at_once_migrate_once(place: Place) {
     let opened = (0..6).map(|_| place.open());
     let stores: Vec<Store> = futures::future::try_join_all(opened).await.unwrap();
-    assert_eq!(place.number("SELECT COUNT(*) FROM dm_schema").await, 4);
+    let history = "SELECT COUNT(*) FROM dm_schema_history WHERE state = 'applied'";
+    assert_eq!(place.number(history).await, 5);
     for store in &stores {
         store.begin_run(&start(0)).await.unwrap();
         store.close().await;
@@ -38,17 +44,63 @@ async fn openers_at_once_migrate_once(place: Place) {
 
 async fn a_newer_schema_is_refused(place: Place) {
     place.open().await.unwrap().close().await;
-    place.raw("INSERT INTO dm_schema (version, name, checksum, applied_at) VALUES (5, 'x', 'y', 0)").await;
+    let newer = "INSERT INTO dm_schema_history \
+                 (version, description, state, checksum, text_checksum, migration_sql, applied_at, applied_by) \
+                 SELECT 6, 'x', 'applied', 'y', 'y', '', applied_at, 'a newer program' FROM dm_schema_history WHERE version = 1";
+    place.raw(newer).await;
     let error = place.open().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
-    assert!(error.to_string().contains("version 5") && error.hint().is_some(), "{error}");
+    assert!(error.to_string().contains("version 6") && error.hint().is_some(), "{error}");
 }
 
 async fn a_changed_migration_is_refused(place: Place) {
     place.open().await.unwrap().close().await;
-    place.raw("UPDATE dm_schema SET checksum = 'other' WHERE version = 3").await;
+    place.raw("UPDATE dm_schema_history SET checksum = 'other' WHERE version = 3").await;
     let error = place.open().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+}
+
+/// A store as programs made it that applied its schema themselves, with the table in which they kept that.
+async fn a_store_of_before_goes_on(place: Place) {
+    place.open().await.unwrap().begin_run(&start(0)).await.unwrap();
+    place.raw("DROP TABLE dm_schema_history").await;
+    let old = "CREATE TABLE dm_schema (version BIGINT NOT NULL PRIMARY KEY, name TEXT NOT NULL, checksum TEXT NOT NULL, \
+               applied_at BIGINT NOT NULL)";
+    place.raw(old).await;
+    let folder = match &place {
+        Place::Sqlite(_) => "sqlite",
+        Place::Postgres(_) => "postgres",
+    };
+    for (number, name) in (1..).zip(["0001_state", "0002_audit", "0003_audit_tree", "0004_audit_erasure"]) {
+        let path = format!("{}/../../migrations/{folder}/{name}.sql", env!("CARGO_MANIFEST_DIR"));
+        let checksum = hex::encode(sha2::Sha256::digest(std::fs::read(path).unwrap()));
+        place.raw(&format!("INSERT INTO dm_schema VALUES ({number}, '{name}', '{checksum}', 0)")).await;
+    }
+    place.raw("UPDATE dm_schema SET checksum = 'other' WHERE version = 2").await;
+    assert_eq!(place.open().await.unwrap_err().kind(), ErrorKind::Corrupt, "it was made by something else");
+    let checksum = "(SELECT checksum FROM dm_schema WHERE version = 1)";
+    place.raw(&format!("UPDATE dm_schema SET checksum = {checksum} WHERE version = 2")).await;
+    assert_eq!(place.open().await.unwrap_err().kind(), ErrorKind::Corrupt, "also with another's text");
+    let text =
+        std::fs::read(format!("{}/../../migrations/{folder}/0002_audit.sql", env!("CARGO_MANIFEST_DIR")));
+    let checksum = hex::encode(sha2::Sha256::digest(text.unwrap()));
+    place.raw(&format!("UPDATE dm_schema SET checksum = '{checksum}' WHERE version = 2")).await;
+
+    let opened = (0..3).map(|_| place.open());
+    let stores: Vec<Store> = futures::future::try_join_all(opened).await.unwrap();
+    let runs = stores.first().unwrap().runs(&RunFilter::default(), &Page::default()).await.unwrap();
+    assert_eq!(runs.len(), 1, "what it held is there");
+    let taken_over = "SELECT COUNT(*) FROM dm_schema_history WHERE state = 'applied' AND remark IS NOT NULL";
+    assert_eq!(place.number(taken_over).await, 4);
+    assert_eq!(place.number("SELECT COUNT(*) FROM dm_schema_history WHERE state = 'applied'").await, 5);
+}
+
+/// The way into a store leads over its schema.
+async fn a_schema_that_is_behind_is_not_opened(place: Place) {
+    let prepared = StorePlace::prepare(&Secret::new(place.url()), &ctx()).await.unwrap();
+    assert!(!prepared.is_current());
+    let error = Store::open(prepared, &ctx()).await.unwrap_err();
+    assert!(error.to_string().contains("has 0 of 5 versions"), "{error}");
 }
 
 fn at(second: i64) -> DateTime<Utc> {
@@ -293,7 +345,7 @@ async fn files_are_the_owners_alone() {
 #[tokio::test]
 async fn what_is_no_store_is_left_alone() {
     let folder = tempfile::tempdir().unwrap();
-    let open = async |url: String| Store::open(&Secret::new(url), &ctx()).await.map(|_| ()).unwrap_err();
+    let open = async |url: String| support::open(url).await.map(|_| ()).unwrap_err();
     let text = folder.path().join("text");
     std::fs::write(&text, "not a database, and long enough to have a header".repeat(50)).unwrap();
     let error = open(text.display().to_string()).await;
@@ -315,7 +367,7 @@ async fn what_is_no_store_is_left_alone() {
 
 #[tokio::test]
 async fn a_server_that_cannot_be_used_is_named_without_its_password() {
-    let open = async |url: String| Store::open(&Secret::new(url), &ctx()).await.map(|_| ()).unwrap_err();
+    let open = async |url: String| support::open(url).await.map(|_| ()).unwrap_err();
     let error = open("postgres://u:s3cret@127.0.0.1:1/d".into()).await;
     assert_eq!(error.kind(), ErrorKind::Unreachable, "{error:?}");
     assert!(!format!("{error:?}").contains("s3cret"), "{error:?}");
@@ -337,7 +389,7 @@ async fn a_role_without_privileges_learns_what_it_needs() {
     let Place::Postgres(database) = &place else { return };
     let server = dm_testkit::postgres::Server::shared(15).unwrap();
     let role = server.role("store_keeper", "NOSUPERUSER").await.unwrap();
-    let open = || async { Store::open(&Secret::new(database.url_as(&role)), &ctx()).await };
+    let open = || support::open(database.url_as(&role));
     let error = open().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Denied, "{error:?}");
     assert!(error.hint().unwrap().contains("data_manager"), "{error:?}");

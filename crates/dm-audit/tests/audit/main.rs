@@ -74,7 +74,7 @@ async fn appends_and_sealers_compete(place: Place) {
             // Each on a store of its own, as another process would be.
             let (url, done) = (place.url(), done.clone());
             tokio::spawn(async move {
-                let store = dm_store::Store::open(&dm_core::Secret::new(url), &ctx()).await.unwrap();
+                let store = crate::support::open(url).await.unwrap();
                 let log = AuditLog::new(store);
                 let mut sealed = 0;
                 while !done.is_cancelled() {

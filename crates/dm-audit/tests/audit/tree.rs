@@ -382,7 +382,7 @@ async fn writers_and_killed_sealers_leave_one_log(place: Place) {
             let key = log.folder.path().join("audit.key");
             tokio::spawn(async move {
                 let mut random = StdRng::seed_from_u64(seed.wrapping_add(u64::from(n)));
-                let store = dm_store::Store::open(&dm_core::Secret::new(url), &ctx()).await.unwrap();
+                let store = crate::support::open(url).await.unwrap();
                 let log = AuditLog::new(store).signed_by(LogKey::open(&key).unwrap().unwrap());
                 let ctx = off(TimeDelta::seconds(31 * i64::from(n)));
                 let mut killed = 0;

@@ -37,14 +37,21 @@ pub(crate) enum MigrateCommand {
     Backfill(BackfillArgs),
 }
 
-/// Which files and which database.
+/// Which database.
 #[derive(Args, Clone, Debug)]
-pub(crate) struct MigrationsOfArgs {
+pub(crate) struct EngineArgs {
     /// The database, by its name in the configuration.
     ///
     /// Needed only where the configuration has several engines.
-    #[arg(short, long, value_name = "NAME")]
+    #[arg(short, long, value_name = "ENGINE")]
     pub(crate) engine: Option<EngineId>,
+}
+
+/// Which files and which database.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct MigrationsOfArgs {
+    #[command(flatten)]
+    pub(crate) of: EngineArgs,
 
     /// The folder of the files.
     ///
@@ -344,11 +351,8 @@ pub(crate) struct DriftArgs {
 /// again, so write seeds that may (INSERT … ON CONFLICT).
 #[derive(Args, Debug)]
 pub(crate) struct SeedArgs {
-    /// The database, by its name in the configuration.
-    ///
-    /// Needed only where the configuration has several engines.
-    #[arg(short, long, value_name = "NAME")]
-    pub(crate) engine: Option<EngineId>,
+    #[command(flatten)]
+    pub(crate) of: EngineArgs,
 
     /// The folder of the seeds.
     ///
@@ -399,11 +403,8 @@ pub(crate) struct BackfillArgs {
     #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = duration)]
     pub(crate) pause: Duration,
 
-    /// The database, by its name in the configuration.
-    ///
-    /// Needed only where the configuration has several engines.
-    #[arg(short, long = "engine", value_name = "ENGINE")]
-    pub(crate) engine: Option<EngineId>,
+    #[command(flatten)]
+    pub(crate) of: EngineArgs,
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -6,6 +6,8 @@
 mod expressions;
 mod tables;
 
+use std::collections::BTreeSet;
+
 use squawk_syntax::ast::{self, AstNode, Stmt};
 use squawk_syntax::{SourceFile, SyntaxKind, SyntaxNode};
 
@@ -30,6 +32,21 @@ pub(crate) fn read(text: &str) -> Script {
         .map(|stmt| statement(&stmt))
         .collect();
     Script { statements, unreadable }
+}
+
+/// The tables and views that a text names; `None` when it cannot be read, or runs code that is a string.
+pub(crate) fn relations(text: &str) -> Option<BTreeSet<String>> {
+    let parse = SourceFile::parse(text);
+    if !parse.errors().is_empty() || parse.tree().stmts().any(|s| matches!(s, Stmt::Do(_) | Stmt::Call(_))) {
+        return None;
+    }
+    let names = parse.tree().syntax().descendants().filter_map(|node| match node.kind() {
+        SyntaxKind::RELATION_NAME_REF | SyntaxKind::TABLE_NAME_REF | SyntaxKind::VIEW_REF => {
+            Some(plain(&parts(&node)))
+        }
+        _ => None,
+    });
+    Some(names.collect())
 }
 
 fn lower_first(message: &str) -> String {

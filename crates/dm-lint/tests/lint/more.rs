@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use dm_lint::{Dialect, LintContext, LintFile, Severity, TableSize, lint};
+use dm_lint::{Dialect, LintContext, LintFile, Severity, TableSize, lint, relations};
 
 use crate::pairs::{context, file};
 
@@ -119,5 +119,36 @@ fn an_empty_file_and_one_of_comments_have_no_findings() {
     for dialect in [Dialect::Postgres, Dialect::Sqlite] {
         assert_eq!(names(dialect, ""), [""; 0]);
         assert_eq!(names(dialect, "-- nothing\n/* yet */"), [""; 0]);
+    }
+}
+
+#[test]
+fn a_statement_names_its_tables_and_no_words() {
+    let named =
+        |dialect, text| relations(dialect, text).map(|names| names.into_iter().collect::<Vec<_>>().join(" "));
+    for (text, expected) in [
+        (
+            "UPDATE orders o SET note = 'items' FROM app.\"Users\" u WHERE o.id = u.items",
+            Some("app.Users orders"),
+        ),
+        (
+            "INSERT INTO public.a (b) SELECT c FROM d JOIN e USING (f) WHERE c IN (SELECT g FROM h)",
+            Some("a d e h"),
+        ),
+        ("ALTER TABLE a ADD CONSTRAINT b FOREIGN KEY (c) REFERENCES d (e)", Some("a d")),
+        ("CREATE INDEX CONCURRENTLY users ON orders (items) -- of users", Some("orders")),
+        ("CREATE VIEW v AS SELECT * FROM a", Some("a")),
+        ("DO $$ BEGIN DELETE FROM a; END $$", None),
+        ("ALTER TABL a", None),
+    ] {
+        assert_eq!(named(Dialect::Postgres, text).as_deref(), expected, "{text}");
+    }
+    for (text, expected) in [
+        ("CREATE INDEX users ON orders (items)", Some("orders")),
+        ("ALTER TABLE a ADD COLUMN b REFERENCES c (d)", Some("a c")),
+        ("DROP TABLE \"Orders\"", Some("orders")),
+        ("INSERT INTO a SELECT * FROM b", None),
+    ] {
+        assert_eq!(named(Dialect::Sqlite, text).as_deref(), expected, "{text}");
     }
 }

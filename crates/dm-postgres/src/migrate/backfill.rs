@@ -9,16 +9,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use dm_core::{
-    BackfillProgress, BackfillRequest, BackfillSession, Error, ErrorKind, MigrationSettings, OpContext,
-    Result,
+    BackfillProgress, BackfillRecord, BackfillRequest, BackfillSession, Error, ErrorKind, MigrationSettings,
+    OpContext, Result,
 };
 use sqlx::Executor;
 use sqlx::Row;
 use sqlx::postgres::PgConnection;
 
 use super::history::Table;
+use super::search_path;
 use super::session::is_passing;
-use super::{search_path, split};
 use crate::client::Client;
 use crate::error::{reading, sqlstate, writing};
 use crate::session::{close, open};
@@ -56,10 +56,6 @@ impl Backfill {
         settings: &MigrationSettings,
         request: &BackfillRequest,
     ) -> Result<Self> {
-        one_only(&request.set, "the assignments")?;
-        if let Some(filter) = &request.filter {
-            one_only(filter, "the condition")?;
-        }
         let mut connection = open(ctx, client).await?;
         let limit = |time: Option<Duration>| time.map_or(0, |t| t.as_millis().max(1));
         let own = format!(
@@ -164,7 +160,7 @@ impl Backfill {
         );
         sqlx::query(dynamic(keep))
             .bind(&self.name)
-            .bind(key_text(&progress.last_key))
+            .bind(progress.key_text())
             .bind(i64::try_from(progress.seen_rows).unwrap_or(i64::MAX))
             .bind(i64::try_from(progress.changed_rows).unwrap_or(i64::MAX))
             .bind(progress.finished)
@@ -219,21 +215,6 @@ impl BackfillSession for Backfill {
     async fn close(self: Box<Self>) {
         close(self.connection).await;
     }
-}
-
-/// Fails unless a text is a part of one statement.
-fn one_only(text: &str, what: &str) -> Result<()> {
-    let pieces = split::split(text)?;
-    match (pieces.len(), text.contains(';')) {
-        (0, _) => Err(Error::invalid(format!("{what} of the backfill are empty"))),
-        (1, _) if !text.trim_end().ends_with(';') => Ok(()),
-        _ => Err(Error::invalid(format!("{what} of the backfill hold more than one statement"))
-            .with_hint("give what stands between SET and WHERE, without a semicolon")),
-    }
-}
-
-fn key_text(key: &[String]) -> String {
-    serde_json::to_string(key).unwrap_or_default()
 }
 
 async fn lock(connection: &mut PgConnection, name: &str) -> Result<()> {
@@ -302,7 +283,6 @@ async fn begin(
     records: &str,
     request: &BackfillRequest,
 ) -> Result<BackfillProgress> {
-    let asked = serde_json::to_string(request).unwrap_or_default();
     let text =
         format!("SELECT request, last_key, seen_rows, changed_rows, finished FROM {records} WHERE name = $1");
     let row: Option<(String, String, i64, i64, bool)> = sqlx::query_as(dynamic(text))
@@ -310,27 +290,18 @@ async fn begin(
         .fetch_optional(&mut *connection)
         .await
         .map_err(reading)?;
-    let Some((recorded, last_key, seen, changed, finished)) = row else {
-        let text = format!(
-            "INSERT INTO {records} (name, request, last_key, seen_rows, changed_rows, finished) VALUES ($1, $2, '[]', 0, 0, false)"
-        );
-        sqlx::query(dynamic(text))
-            .bind(&request.name)
-            .bind(asked)
-            .execute(connection)
-            .await
-            .map_err(writing)?;
-        return Ok(BackfillProgress { last_key: Vec::new(), seen_rows: 0, changed_rows: 0, finished: false });
-    };
-    if recorded != asked {
-        return Err(Error::invalid(format!(
-            "the backfill \"{}\" was begun with another request",
-            request.name
-        ))
-        .with_hint("give this one another name, or the first one its own table, assignments and condition"));
+    if let Some((recorded, last_key, seen_rows, changed_rows, finished)) = row {
+        let record = BackfillRecord { request: recorded, last_key, seen_rows, changed_rows, finished };
+        return request.progress_of(&record);
     }
-    let last_key = serde_json::from_str(&last_key)
-        .map_err(|e| Error::corrupt("the record of the backfill cannot be read").with_source(e))?;
-    let number = |n: i64| u64::try_from(n).unwrap_or_default();
-    Ok(BackfillProgress { last_key, seen_rows: number(seen), changed_rows: number(changed), finished })
+    let text = format!(
+        "INSERT INTO {records} (name, request, last_key, seen_rows, changed_rows, finished) VALUES ($1, $2, '[]', 0, 0, false)"
+    );
+    sqlx::query(dynamic(text))
+        .bind(&request.name)
+        .bind(request.text()?)
+        .execute(connection)
+        .await
+        .map_err(writing)?;
+    Ok(BackfillProgress::default())
 }

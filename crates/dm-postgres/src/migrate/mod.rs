@@ -82,6 +82,10 @@ impl MigrationTarget for PostgresMigrations {
         "--"
     }
 
+    fn is_transactional(&self) -> bool {
+        true
+    }
+
     fn split(&self, script: &str) -> Result<Vec<ScriptStatement>> {
         split::split(script)
     }

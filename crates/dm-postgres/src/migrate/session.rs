@@ -20,6 +20,9 @@ use crate::physical::refuse_pooler;
 use crate::session::{close, open};
 use crate::sql::dynamic;
 
+/// active_sql_transaction: the server runs this statement outside of transactions only.
+const NOT_IN_A_TRANSACTION: &str = "25001";
+
 /// Two connections: one has the run lock, the other works.
 pub(super) struct Session {
     locker: PgConnection,
@@ -225,7 +228,7 @@ impl MigrationSession for Session {
         match self.in_transaction(ctx, statement, record.clone()).await {
             // The server itself says that this cannot be done in a transaction, before it does anything
             // (active_sql_transaction), or when a procedure wants to end the transaction (invalid_transaction_termination).
-            Err(failed) if matches!(failed.code.as_str(), "25001" | "2D000") => {
+            Err(failed) if matches!(failed.code.as_str(), NOT_IN_A_TRANSACTION | "2D000") => {
                 self.outside(ctx, statement, record).await
             }
             result => result,
@@ -344,6 +347,10 @@ fn failed(error: sqlx::Error, text: &str, ran: usize) -> Failed {
     let mut mapped = writing(error);
     if let Some(hint) = hint {
         mapped = mapped.with_hint(format!("the server says: {hint}"));
+    } else if code == NOT_IN_A_TRANSACTION {
+        mapped = mapped.with_hint(
+            "give it a file of its own whose first line is \"-- no-transaction\": such a file runs statement by statement",
+        );
     }
     Failed { failure: ScriptFailure { error: mapped, ran, offset, passing: is_passing(&code) }, code }
 }

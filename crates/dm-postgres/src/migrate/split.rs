@@ -126,7 +126,14 @@ fn kind_of(text: &str, line: usize) -> Result<StatementKind> {
     Ok(match (word(0), word(1)) {
         ("commit" | "rollback", "prepared") | ("rollback", "to") => StatementKind::Plain,
         ("rollback", "work" | "transaction") if word(2) == "to" => StatementKind::Plain,
-        ("begin", _) | ("start", "transaction") => StatementKind::Begin,
+        ("begin", "") | ("begin" | "start", "transaction") | ("begin", "work") if word(2).is_empty() => {
+            StatementKind::Begin
+        }
+        // What it asks for would be lost: the transaction is the runner's.
+        ("begin", _) | ("start", "transaction") => {
+            return Err(Error::invalid(format!("line {line} begins a transaction with modes of its own"))
+                .with_hint("set them with SET TRANSACTION as the first statement in it"));
+        }
         ("commit" | "end", _) => StatementKind::Commit,
         ("rollback" | "abort", _) => StatementKind::Rollback,
         ("prepare", "transaction") => {
@@ -351,7 +358,8 @@ mod tests {
         use StatementKind::{Begin, Commit, Plain, Rollback, Session};
         let cases = [
             ("BEGIN", Begin),
-            ("start transaction isolation level serializable", Begin),
+            ("start transaction", Begin),
+            ("Begin Work", Begin),
             ("COMMIT", Commit),
             ("END", Commit),
             ("COMMIT PREPARED 'x'", Plain),
@@ -364,6 +372,9 @@ mod tests {
         ];
         for (text, kind) in cases {
             assert_eq!(split(text).unwrap()[0].kind, kind, "{text}");
+        }
+        for text in ["BEGIN ISOLATION LEVEL SERIALIZABLE", "start transaction read only"] {
+            assert!(split(text).unwrap_err().to_string().contains("modes of its own"), "{text}");
         }
     }
 

@@ -7,14 +7,13 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use dm_core::{
-    BackfillProgress, BackfillRequest, BackfillSession, Error, ErrorKind, MigrationSettings, OpContext,
-    Result,
+    BackfillProgress, BackfillRecord, BackfillRequest, BackfillSession, Error, ErrorKind, MigrationSettings,
+    OpContext, Result,
 };
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::history::{columns, quoted};
 use super::lock::FileLock;
-use super::split::split;
 use crate::connect::{self, Purpose};
 use crate::error::sqlite;
 use crate::pool::Pool;
@@ -52,10 +51,6 @@ impl Backfill {
         request: &BackfillRequest,
     ) -> Result<Self> {
         pool.check_open()?;
-        one_only(&request.set, "the assignments")?;
-        if let Some(filter) = &request.filter {
-            one_only(filter, "the condition")?;
-        }
         let lock = FileLock::try_take(pool.path(), "-backfill-lock")?.ok_or_else(|| {
             Error::new(ErrorKind::Busy, "somebody else runs a backfill on this database")
                 .with_hint("wait for it")
@@ -154,7 +149,7 @@ impl Work {
         let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
         let values = params![
             self.name,
-            key_text(&progress.last_key),
+            progress.key_text(),
             number(progress.seen_rows),
             number(progress.changed_rows),
             progress.finished
@@ -202,20 +197,6 @@ impl BackfillSession for Backfill {
     }
 }
 
-/// Fails unless a text is a part of one statement.
-fn one_only(text: &str, what: &str) -> Result<()> {
-    match split(text)?.len() {
-        0 => Err(Error::invalid(format!("{what} of the backfill are empty"))),
-        1 if !text.trim_end().ends_with(';') => Ok(()),
-        _ => Err(Error::invalid(format!("{what} of the backfill hold more than one statement"))
-            .with_hint("give what stands between SET and WHERE, without a semicolon")),
-    }
-}
-
-fn key_text(key: &[String]) -> String {
-    serde_json::to_string(key).unwrap_or_default()
-}
-
 /// A name of the rowid that no column hides, or the columns of the primary key.
 fn key_of(connection: &Connection, table: &str) -> Result<Vec<String>> {
     let (schema, name) = table.split_once('.').unwrap_or(("main", table));
@@ -259,36 +240,32 @@ fn begin(connection: &Connection, records: &str, request: &BackfillRequest) -> R
              started_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP, updated_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP)"
     );
     connection.execute_batch(&ddl).map_err(sqlite)?;
-    let asked = serde_json::to_string(request)
-        .map_err(|e| Error::internal("the request of a backfill cannot be written down").with_source(e))?;
-    let recorded: Option<(String, String, i64, i64, bool)> = connection
+    let record = connection
         .query_row(
             &format!(
                 "SELECT request, last_key, seen_rows, changed_rows, finished FROM {records} WHERE name = ?1"
             ),
             [&request.name],
-            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)),
+            |row| {
+                Ok(BackfillRecord {
+                    request: row.get(0)?,
+                    last_key: row.get(1)?,
+                    seen_rows: row.get(2)?,
+                    changed_rows: row.get(3)?,
+                    finished: row.get(4)?,
+                })
+            },
         )
         .optional()
         .map_err(sqlite)?;
-    let Some((recorded, last_key, seen, changed, finished)) = recorded else {
-        connection
-            .execute(
-                &format!("INSERT INTO {records} (name, request, last_key, seen_rows, changed_rows, finished) VALUES (?1, ?2, '[]', 0, 0, 0)"),
-                [&request.name, &asked],
-            )
-            .map_err(sqlite)?;
-        return Ok(BackfillProgress { last_key: Vec::new(), seen_rows: 0, changed_rows: 0, finished: false });
-    };
-    if recorded != asked {
-        return Err(Error::invalid(format!(
-            "the backfill \"{}\" was begun with another request",
-            request.name
-        ))
-        .with_hint("give this one another name, or the first one its own table, assignments and condition"));
+    if let Some(record) = record {
+        return request.progress_of(&record);
     }
-    let last_key = serde_json::from_str(&last_key)
-        .map_err(|e| Error::corrupt("the record of the backfill cannot be read").with_source(e))?;
-    let number = |n: i64| u64::try_from(n).unwrap_or_default();
-    Ok(BackfillProgress { last_key, seen_rows: number(seen), changed_rows: number(changed), finished })
+    connection
+        .execute(
+            &format!("INSERT INTO {records} (name, request, last_key, seen_rows, changed_rows, finished) VALUES (?1, ?2, '[]', 0, 0, 0)"),
+            [&request.name, &request.text()?],
+        )
+        .map_err(sqlite)?;
+    Ok(BackfillProgress::default())
 }

@@ -61,6 +61,10 @@ impl MigrationTarget for SqliteMigrations {
         "--"
     }
 
+    fn is_transactional(&self) -> bool {
+        true
+    }
+
     fn split(&self, script: &str) -> Result<Vec<ScriptStatement>> {
         split::split(script)
     }
@@ -121,10 +125,10 @@ fn sizes(connection: &Connection) -> Result<Vec<TableSize>> {
     for (name, without_rowid) in tables {
         let rows: Option<i64> = match without_rowid {
             true => None,
-            // A column may be called rowid; its greatest value is then as good an estimate as none.
+            // A column may be called rowid; its greatest value is then as good an estimate as none. A table without any has no row.
             false => connection
                 .query_row(&format!("SELECT max(rowid) FROM {}", crate::schema::quote(&name)), [], |row| {
-                    row.get(0)
+                    Ok(Some(row.get::<_, Option<i64>>(0)?.unwrap_or(0)))
                 })
                 .unwrap_or(None),
         };

@@ -38,6 +38,47 @@ const INJECTED: &[(&str, &str)] = &[
     ("CREATE TRIGGER touch AFTER DELETE ON items BEGIN SELECT 1; END", "trigger touch"),
     ("DROP TABLE words; CREATE TABLE words (word TEXT PRIMARY KEY)", "table words"),
     ("DROP TABLE notes", "table notes"),
+    ("CREATE TABLE parents (id INTEGER PRIMARY KEY, code TEXT)", "table parents"),
+    ("CREATE TABLE kids (id INTEGER PRIMARY KEY, parent INT)", "table kids"),
+    (
+        "DROP TABLE kids; CREATE TABLE kids (id INTEGER PRIMARY KEY, parent INT REFERENCES parents (id))",
+        "table kids",
+    ),
+    (
+        "DROP TABLE kids; CREATE TABLE kids (id INTEGER PRIMARY KEY, parent INT REFERENCES parents (id) ON DELETE CASCADE)",
+        "table kids",
+    ),
+    (
+        "DROP TABLE parents; CREATE TABLE parents (id INTEGER PRIMARY KEY AUTOINCREMENT, code TEXT)",
+        "table parents",
+    ),
+    ("DROP TABLE parents; CREATE TABLE parents (id INTEGER PRIMARY KEY, code TEXT UNIQUE)", "table parents"),
+    (
+        "DROP TABLE parents; CREATE TABLE parents (id INTEGER PRIMARY KEY, code TEXT COLLATE NOCASE)",
+        "table parents",
+    ),
+    ("DROP TABLE parents; CREATE TABLE parents (id INTEGER PRIMARY KEY, code INT)", "column parents.code"),
+    ("DROP TABLE parents; CREATE TABLE parents (id INT, code INT)", "column parents.id"),
+    (
+        "DROP TABLE parents; CREATE TABLE parents (id INT, code INT, PRIMARY KEY (id, code))",
+        "column parents.code",
+    ),
+    ("ALTER TABLE parents ADD COLUMN twice INT AS (code * 2)", "column parents.twice"),
+    ("CREATE UNIQUE INDEX parents_code ON parents (code)", "index parents_code"),
+    ("DROP INDEX parents_code; CREATE INDEX parents_code ON parents (code)", "index parents_code"),
+    (
+        "DROP INDEX parents_code; CREATE INDEX parents_code ON parents (code) WHERE code > 1",
+        "index parents_code",
+    ),
+    (
+        "DROP INDEX parents_code; CREATE INDEX parents_code ON parents (code) WHERE code > 2",
+        "index parents_code",
+    ),
+    ("DROP INDEX parents_code; CREATE INDEX parents_code ON parents (code + 1)", "index parents_code"),
+    ("CREATE VIEW dear AS SELECT id FROM items WHERE price > 5", "view dear"),
+    ("CREATE TRIGGER instead INSTEAD OF INSERT ON dear BEGIN SELECT 1; END", "trigger instead"),
+    ("DROP TRIGGER touch; CREATE TRIGGER touch AFTER DELETE ON items BEGIN SELECT 2; END", "trigger touch"),
+    ("CREATE VIRTUAL TABLE notes USING fts5 (body, title)", "table notes"),
 ];
 
 fn told(changes: &[SchemaChange]) -> Vec<String> {
@@ -63,6 +104,7 @@ async fn every_injected_change_is_found_and_nothing_on_a_clean_schema() {
     let files = replayed(&engine, BASE).await;
     let mut before = port.snapshot(&ctx(), &[]).await.unwrap();
     assert_eq!(told(&files.diff(&before)), [""; 0]);
+    assert!(INJECTED.len() >= 40);
     for (statement, expected) in INJECTED {
         Connection::open(&place.db).unwrap().execute_batch(statement).unwrap();
         let after = port.snapshot(&ctx(), &[]).await.unwrap();

@@ -1,9 +1,12 @@
 //! A store on each engine, and a way round the crate into its tables.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use dm_core::{Actor, OpContext, Result, Secret};
-use dm_store::Store;
+use dm_core::{Actor, Engine, EngineId, MigrationTarget, OpContext, Result, Secret};
+use dm_postgres::{PostgresEngine, PostgresOptions};
+use dm_sqlite::{SqliteEngine, SqliteLocation, SqliteOptions};
+use dm_store::{Store, StorePlace};
 use dm_testkit::postgres::{Server, TestDatabase};
 use sqlx::{AnyConnection, AssertSqlSafe, Connection, Row};
 
@@ -38,7 +41,7 @@ impl Place {
     }
 
     pub(crate) async fn open(&self) -> Result<Store> {
-        Store::open(&Secret::new(self.url()), &ctx()).await
+        open(self.url()).await
     }
 
     /// Runs statements behind the store's back.
@@ -66,6 +69,27 @@ impl Place {
         sqlx::raw_sql(setup).execute(&mut connection).await.unwrap();
         connection
     }
+}
+
+/// Opens a store as the facade does: dm-migrate brings its schema up to date, through the adapter of its engine.
+pub(crate) async fn open(url: String) -> Result<Store> {
+    dm_migrate::open_store(&Secret::new(url), &ctx(), adapter).await
+}
+
+fn adapter(place: &StorePlace) -> Result<Arc<dyn MigrationTarget>> {
+    let id = EngineId::new("store")?;
+    let engine: Arc<dyn Engine> = match (place.server(), place.file()) {
+        (Some((url, schema)), _) => {
+            let joint = if url.expose().contains('?') { '&' } else { '?' };
+            let url = Secret::new(format!("{}{joint}schema={schema}", url.expose()));
+            Arc::new(PostgresEngine::connect(id, &url, PostgresOptions::default())?)
+        }
+        (None, file) => {
+            let location = SqliteLocation::from_path(file.unwrap())?;
+            Arc::new(SqliteEngine::open(id, location, SqliteOptions::default())?)
+        }
+    };
+    Ok(engine.migrations().unwrap())
 }
 
 pub(crate) fn ctx() -> OpContext {

@@ -153,7 +153,8 @@ fn statement_lines(statement: &PlannedStatement) -> Vec<String> {
             |n| format!("about {}", text::count(n, "row")),
         );
         let bytes = table.bytes.map_or_else(String::new, |b| format!(", {}", text::bytes(b)));
-        lines.push(format!("      -> {}: {rows}{bytes}", text::printable(&table.name)));
+        let perhaps = if statement.tables_by_words { " (named by a word)" } else { "" };
+        lines.push(format!("      -> {}: {rows}{bytes}{perhaps}", text::printable(&table.name)));
     }
     lines
 }

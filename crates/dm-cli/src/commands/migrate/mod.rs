@@ -42,7 +42,7 @@ fn source(session: &Session, folder: Option<PathBuf>) -> MigrationSource {
 }
 
 fn options(session: &Session, of: MigrationsOfArgs) -> MigrateOptions {
-    MigrateOptions { engine: of.engine, source: source(session, of.source), ..MigrateOptions::default() }
+    MigrateOptions { engine: of.of.engine, source: source(session, of.source), ..MigrateOptions::default() }
 }
 
 fn goal(args: &GoalArgs) -> Goal {
@@ -93,7 +93,7 @@ async fn seed(session: &mut Session, dm: &DataManager, args: SeedArgs) -> Result
     let source = source(session, args.seeds);
     let progress = session.progress();
     let ctx = session.context(dm, &progress);
-    let report = dm.migrate().seed(&ctx, args.engine.as_ref(), &source).await;
+    let report = dm.migrate().seed(&ctx, args.of.engine.as_ref(), &source).await;
     drop(progress);
     let report = report?;
     session.out.document("seed-run", &[("run_id", &ctx.run_id()), ("seeds", &report)])?;
@@ -114,7 +114,7 @@ async fn backfill(session: &mut Session, dm: &DataManager, args: BackfillArgs) -
     let pace = BackfillPace { max_rows: args.batch, pause: args.pause, ..BackfillPace::default() };
     let progress = session.progress();
     let ctx = session.context(dm, &progress);
-    let report = dm.migrate().backfill(&ctx, args.engine.as_ref(), &request, pace).await;
+    let report = dm.migrate().backfill(&ctx, args.of.engine.as_ref(), &request, pace).await;
     drop(progress);
     let report = report?;
     session.out.document("backfill", &[("run_id", &ctx.run_id()), ("backfill", &report)])?;
