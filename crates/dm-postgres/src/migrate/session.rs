@@ -1,5 +1,6 @@
 //! Running migrations.
 
+use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -42,13 +43,13 @@ impl Session {
         }
         let mut locker = open(ctx, client).await?;
         let mut worker = open(ctx, client).await?;
-        let own = own_settings(client, settings);
-        let (table, in_step, pid) = ctx
+        let (own, table, in_step, pid) = ctx
             .run(async {
                 refuse_pooler(ctx, &mut locker, &mut worker).await.map_err(|e| match e.kind() {
                     ErrorKind::Unsupported => pooled(),
                     _ => e,
                 })?;
+                let own = own_settings(&mut worker, client, settings).await?;
                 for connection in [&mut locker, &mut worker] {
                     connection.execute(sqlx::raw_sql(dynamic(own.clone()))).await.map_err(reading)?;
                 }
@@ -61,7 +62,7 @@ impl Session {
                     .fetch_one(&mut worker)
                     .await
                     .map_err(reading)?;
-                Ok((table, in_step, pid))
+                Ok((own, table, in_step, pid))
             })
             .await?;
         Ok(Self { locker, worker, table, in_step, settings: own, pid, locked: false })
@@ -270,18 +271,33 @@ impl MigrationSession for Session {
     }
 }
 
-/// What the session is given before each migration.
-fn own_settings(client: &Client, settings: &MigrationSettings) -> String {
+/// What the session is given before each migration. Settings that not every server knows are looked for once: that look costs more than
+/// a small migration.
+async fn own_settings(
+    connection: &mut PgConnection,
+    client: &Client,
+    settings: &MigrationSettings,
+) -> Result<String> {
     let limit = |time: Option<Duration>| time.map_or(0, |t| t.as_millis().max(1));
-    format!(
+    let mut text = format!(
         "SET lock_timeout = {}; SET statement_timeout = {}; SET idle_in_transaction_session_timeout = 0; \
-         SET client_min_messages = warning;{} \
-         SELECT pg_catalog.set_config(s.name, v.value, false) FROM pg_catalog.pg_settings s \
-         JOIN (VALUES ('idle_session_timeout', '0'), ('client_connection_check_interval', '1000')) v(name, value) USING (name)",
+         SET client_min_messages = warning;{}",
         limit(settings.lock_timeout),
         limit(settings.statement_timeout),
         search_path(client),
-    )
+    );
+    let newer = [("idle_session_timeout", "0"), ("client_connection_check_interval", "1000")];
+    let known: Vec<String> =
+        sqlx::query_scalar("SELECT name FROM pg_catalog.pg_settings WHERE name = ANY ($1)")
+            .bind(newer.map(|(name, _)| name).to_vec())
+            .fetch_all(connection)
+            .await
+            .map_err(reading)?;
+    for (name, value) in newer.into_iter().filter(|(name, _)| known.iter().any(|k| k == name)) {
+        // Writing to a String cannot fail.
+        let _ = write!(text, " SET {name} = {value};");
+    }
+    Ok(text)
 }
 
 fn pooled() -> Error {
