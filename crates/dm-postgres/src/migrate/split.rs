@@ -126,7 +126,7 @@ fn kind_of(text: &str, line: usize) -> Result<StatementKind> {
     Ok(match (word(0), word(1)) {
         ("commit" | "rollback", "prepared") | ("rollback", "to") => StatementKind::Plain,
         ("rollback", "work" | "transaction") if word(2) == "to" => StatementKind::Plain,
-        ("begin", "") | ("begin" | "start", "transaction") | ("begin", "work") if word(2).is_empty() => {
+        ("begin", "" | "work") | ("begin" | "start", "transaction") if word(2).is_empty() => {
             StatementKind::Begin
         }
         // What it asks for would be lost: the transaction is the runner's.
