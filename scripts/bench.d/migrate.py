@@ -143,7 +143,7 @@ def backfill(scratch, server, options):
     home.mkdir()
     (home / "dm.toml").write_text(f'[engines.main]\nurl = "{server.url("bench")}"\n', encoding="utf-8")
     command = [DM, "--config", home / "dm.toml", "migrate", "backfill", "lower-email", "--table", "users", "--set",
-               "email_lower = lower(email)", "--json", "--quiet"]
+               "email_lower = lower(email)", "--json", "--quiet", *options.pace]
 
     before = Traffic(server, scratch, "before", rows, options.rate, options.seconds)
     before.process.wait()
@@ -182,6 +182,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5, help="rounds of the comparison")
     parser.add_argument("--migrations", type=int, default=500, help="files of the comparison")
     parser.add_argument("--rows", type=int, default=5_000_000, help="rows that are filled")
+    parser.add_argument("--pace", type=str.split, default=[], help="flags of the backfill, in one word: '--batch 500 --pause 100ms'")
     parser.add_argument("--rate", type=int, default=500, help="transactions a second beside the backfill")
     parser.add_argument("--seconds", type=int, default=30, help="seconds of traffic before the backfill")
     parser.add_argument("--bin-dir", default="/usr/lib/postgresql/15/bin", help="PostgreSQL's programs")

@@ -18,12 +18,13 @@ pub struct BackfillPace {
     pub max_rows: u32,
     /// How long a portion may take; the next is made smaller or larger to fit.
     pub target: Duration,
-    /// The pause behind each portion. None at all would keep the disk busy with nothing else.
+    /// The least pause behind each portion; it is never shorter than the portion took. Zero is none at all, which keeps the disk busy
+    /// with nothing else.
     pub pause: Duration,
 }
 
 impl Default for BackfillPace {
-    /// Up to 5000 rows, 100 ms a portion, 50 ms between.
+    /// Up to 5000 rows, 100 ms a portion, at least 50 ms between.
     fn default() -> Self {
         Self { max_rows: 5000, target: Duration::from_millis(100), pause: Duration::from_millis(50) }
     }
@@ -95,7 +96,8 @@ impl Migrator {
                 longest = longest.max(took);
                 rows = fitting(rows, took, pace);
                 if !session.progress().finished && !pace.pause.is_zero() {
-                    pause_for(ctx, pace.pause).await?;
+                    // At least half of the time is the application's, however slow the disk is.
+                    pause_for(ctx, pace.pause.max(took)).await?;
                 }
             }
             Ok(())

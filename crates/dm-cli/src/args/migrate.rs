@@ -397,9 +397,9 @@ pub(crate) struct BackfillArgs {
     #[arg(long, value_name = "N", default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) batch: u32,
 
-    /// The pause behind each portion.
+    /// The least pause behind each portion.
     ///
-    /// Longer is gentler. 0ms makes none.
+    /// It is never shorter than the portion took. Longer is gentler; 0ms makes none at all.
     #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = duration)]
     pub(crate) pause: Duration,
 
