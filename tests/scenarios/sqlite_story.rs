@@ -18,8 +18,8 @@ pub(crate) async fn story(place: &Place, folder: &std::path::Path) {
     execute(&dm, FILL).await;
 
     let full = dm.backup().run(&dm.context(), &BackupOptions::default()).await.expect("a full backup");
-    // The definitions (a table, an index) count as rows of sqlite_schema.
-    assert_eq!(full.backup.counts.rows, 40_000 + 2);
+    // The definitions (a table, an index) are compared like rows, and counted as none.
+    assert_eq!(full.backup.counts.rows, 40_000);
     execute(&dm, "UPDATE orders SET total = total + 1 WHERE id BETWEEN 500 AND 900").await;
     let options = BackupOptions { kind: Some(BackupKind::Incremental), ..BackupOptions::default() };
     let incremental = dm.backup().run(&dm.context(), &options).await.expect("an incremental backup");

@@ -27,6 +27,8 @@ const MOST_LEVELS: u32 = 20;
 const UNIT_LEAVES: usize = 256;
 /// Neighbouring pages are read in one go, as far as they fit in here.
 const READ_BYTES: usize = 256 << 10;
+/// Larger rows are not held by several threads at once: SQLite reads their table, one row at a time.
+const MOST_PAYLOAD: usize = 16 << 20;
 
 /// A database file.
 #[derive(Debug)]
@@ -302,8 +304,7 @@ impl<'a> Scan<'a> {
 
     /// Puts a payload together from its cell and its chain of pages.
     fn gather(&mut self, size: usize, there: &[u8], mut next: u32) -> Plain<()> {
-        // A size that the file cannot hold is damage, and no reason to ask for so much memory.
-        if size as u64 > u64::from(self.image.pages) * self.image.page_bytes as u64 {
+        if size > MOST_PAYLOAD {
             return None;
         }
         self.payload.clear();

@@ -101,7 +101,11 @@ fn what_only_sqlite_knows_is_left_to_it() {
          CREATE TABLE keyed (a PRIMARY KEY, b) WITHOUT ROWID; INSERT INTO keyed VALUES (1, 2);
          CREATE TABLE computed (a, b AS (a + 1) STORED, c AS (a + 2)); INSERT INTO computed VALUES (1);",
     );
-    for table in ["added", "keyed", "computed", "sqlite_schema"] {
+    Connection::open(&path)
+        .unwrap()
+        .execute_batch("CREATE TABLE large (a); INSERT INTO large VALUES (zeroblob(17000000));")
+        .unwrap();
+    for table in ["added", "keyed", "computed", "large", "sqlite_schema"] {
         let (by_pages, by_sqlite) = both(&path, table, 2);
         assert_eq!(by_pages, None, "{table}");
         assert!(by_sqlite.unwrap().unwrap().rows > 0);
