@@ -55,8 +55,8 @@ impl FromStr for TableName {
 
     fn from_str(text: &str) -> Result<Self> {
         let bad = || {
-            Error::invalid(format!("\"{text}\" is not the name of a table"))
-                .with_hint("write table or schema.table; a part with a dot or a quote in it in double quotes")
+            Error::invalid(format!("\"{text}\" is not the name of a table, which is table or schema.table"))
+                .with_hint("a part with a dot or a quote in it stands in double quotes")
         };
         let mut parts = vec![String::new()];
         let mut quoted = false;

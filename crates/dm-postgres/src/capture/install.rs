@@ -10,12 +10,19 @@ use crate::error::{reading, writing};
 use crate::sql::{dynamic, qualified, quote_ident, quote_literal};
 
 const OBJECTS: &str = include_str!("../sql/capture/objects.sql");
-const RECORD: &str = include_str!("../sql/capture/record.sql");
+const RECORD_ALL: &str = include_str!("../sql/capture/record_all.sql");
+const RECORD_SOME: &str = include_str!("../sql/capture/record_some.sql");
 const WITHOUT: &str = include_str!("../sql/capture/without.sql");
 const FOLLOW: &str = include_str!("../sql/capture/follow.sql");
 
-/// Each function, and its text: what the status compares with.
-const FUNCTIONS: [(&str, &str); 3] = [("record", RECORD), ("without", WITHOUT), ("follow", FOLLOW)];
+/// Each function: its name, its signature, its language with its rights, its text.
+const FUNCTIONS: [(&str, &str, &str, &str); 4] = [
+    ("without", "(whole jsonb, captured dm_capture.tables) RETURNS jsonb", "plpgsql STABLE", WITHOUT),
+    ("record_all", "() RETURNS trigger", "plpgsql SECURITY DEFINER", RECORD_ALL),
+    ("record_some", "() RETURNS trigger", WITH_PATH, RECORD_SOME),
+    ("follow", "() RETURNS event_trigger", WITH_PATH, FOLLOW),
+];
+const WITH_PATH: &str = "plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp";
 
 /// Schemas whose tables are the system's own: recording them would record the recording.
 const OURS: [&str; 4] = [SCHEMA, "data_manager", "pg_catalog", "information_schema"];
@@ -174,21 +181,7 @@ pub(super) async fn install(
 /// The schema, its tables and its functions, as this program has them.
 async fn objects(on: &mut PgConnection) -> Result<()> {
     on.execute(OBJECTS).await.map_err(writing)?;
-    for (name, signature, language, body) in [
-        ("without", "(whole jsonb, captured dm_capture.tables) RETURNS jsonb", "sql STABLE", WITHOUT),
-        (
-            "record",
-            "() RETURNS trigger",
-            "plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp",
-            RECORD,
-        ),
-        (
-            "follow",
-            "() RETURNS event_trigger",
-            "plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp",
-            FOLLOW,
-        ),
-    ] {
+    for (name, signature, language, body) in FUNCTIONS {
         let body = quote_literal(body);
         let text =
             format!("CREATE OR REPLACE FUNCTION dm_capture.{name}{signature} LANGUAGE {language} AS {body}");
@@ -238,18 +231,15 @@ async fn covered_by(on: &mut PgConnection, relation: sqlx::postgres::types::Oid)
 
 async fn triggers(on: &mut PgConnection, found: &Found, id: i32, request: &CaptureRequest) -> Result<()> {
     let all = request.exclude.is_empty() && request.mask.is_empty() && request.digest.is_empty();
-    let arguments = if all {
-        quote_literal(&id.to_string())
-    } else {
-        format!("{}, 'some'", quote_literal(&id.to_string()))
-    };
+    let function = if all { "record_all" } else { "record_some" };
+    let id = quote_literal(&id.to_string());
     let table = qualified(&found.schema, &found.name);
     // The row trigger of a partitioned table is copied to every partition, now and later. OR REPLACE is for constraints
     // of none: replacing it also brings a disabled one back.
     let text = format!(
         "DROP TRIGGER IF EXISTS dm_capture_rows ON {table};
          CREATE TRIGGER dm_capture_rows AFTER INSERT OR UPDATE OR DELETE ON {table}
-            FOR EACH ROW EXECUTE FUNCTION dm_capture.record({arguments});
+            FOR EACH ROW EXECUTE FUNCTION dm_capture.{function}({id});
          ALTER TABLE {table} ENABLE ALWAYS TRIGGER dm_capture_rows"
     );
     on.execute(sqlx::raw_sql(dynamic(text))).await.map_err(writing)?;
@@ -259,9 +249,8 @@ async fn triggers(on: &mut PgConnection, found: &Found, id: i32, request: &Captu
         let text = format!(
             "DROP TRIGGER IF EXISTS dm_capture_truncate ON {table};
              CREATE TRIGGER dm_capture_truncate AFTER TRUNCATE ON {table}
-                FOR EACH STATEMENT EXECUTE FUNCTION dm_capture.record({});
-             ALTER TABLE {table} {rows}ENABLE ALWAYS TRIGGER dm_capture_truncate",
-            quote_literal(&id.to_string())
+                FOR EACH STATEMENT EXECUTE FUNCTION dm_capture.record_all({id});
+             ALTER TABLE {table} {rows}ENABLE ALWAYS TRIGGER dm_capture_truncate"
         );
         on.execute(sqlx::raw_sql(dynamic(text))).await.map_err(writing)?;
     }
@@ -306,7 +295,7 @@ pub(super) async fn status(on: &mut PgConnection) -> Result<CaptureStatus> {
     .fetch_all(&mut *on)
     .await
     .map_err(reading)?;
-    for (name, body) in FUNCTIONS {
+    for (name, _, _, body) in FUNCTIONS {
         if !found.iter().any(|(n, b)| n == name && b == body) {
             status.problems.push(format!(
                 "the function {SCHEMA}.{name} is not as this program writes it: install any table again"

@@ -33,14 +33,16 @@ fn read(row: &PgRow) -> Result<RowChange> {
     let kind = ChangeKind::read(&operation);
     let named = |schema: Option<String>, name: Option<String>| name.map(|name| TableName { schema, name });
     let table = named(text("schema")?, text("name")?);
-    let image =
-        |column: &str| -> Result<Option<Json>> { text(column)?.as_deref().map(exact_json).transpose() };
+    // What PostgreSQL takes for JSON and is none (half a surrogate, in a column of its type json) is kept as the text that it is.
+    let image = |column: &str| -> Result<Option<Json>> {
+        Ok(text(column)?.map(|text| exact_json(&text).unwrap_or(Json::String(text))))
+    };
     let (before, after) = (image("before")?, image("after")?);
     for (wrong, what) in [
         (at.is_none(), "its time is out of the calendar"),
         (kind.is_none(), "its operation is unknown"),
         (table.is_none(), "its table is not one that is recorded"),
-        (before.iter().chain(&after).any(|image| !image.is_object()), "its row is not an object"),
+        (before.iter().chain(&after).any(|image| !image.is_object()), "its row is not an object of JSON"),
     ] {
         if wrong {
             defect.get_or_insert_with(|| what.to_owned());

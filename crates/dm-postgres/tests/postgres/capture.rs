@@ -203,7 +203,7 @@ async fn a_change_of_the_schema_is_noticed_and_breaks_nothing() {
     }
     db.psql(
         "ALTER TABLE customers DISABLE TRIGGER dm_capture_truncate; ALTER TABLE plain RENAME TO simple;
-         CREATE OR REPLACE FUNCTION dm_capture.record() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+         CREATE OR REPLACE FUNCTION dm_capture.record_all() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
     )
     .await
     .expect("tampering");
@@ -211,7 +211,7 @@ async fn a_change_of_the_schema_is_noticed_and_breaks_nothing() {
     for said in [
         "TRUNCATE on public.customers is missing or disabled",
         "is called public.simple now",
-        "dm_capture.record is not as",
+        "dm_capture.record_all is not as",
     ] {
         assert!(found.contains(said), "{said}: {found}");
     }
@@ -269,4 +269,81 @@ async fn nothing_is_lost_and_nothing_differs_when_it_comes_again() {
     assert!((2..20).contains(&some.len()), "{}", some.len());
     assert_eq!(capture.waiting(&context(), 1000, 1).await.expect("changes").len(), 1);
     assert!(!capture.clear_away(&context()).await.expect("it is needed"));
+}
+
+/// The triggers run with their owner's rights, and whoever makes a change chooses the search path.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hostile_search_path_gets_no_hand_on_the_recording() {
+    let server = require!(Server::shared(15));
+    let (db, capture) = shop(server, "capture_hostile").await;
+    capture.install(&context(), &of("plain")).await.expect("installed");
+    let request = CaptureRequest { mask: vec!["secret".into()], ..of("customers") };
+    capture.install(&context(), &request).await.expect("installed");
+    // Everything that a recording might mean, as somebody else would have it.
+    let trap = "LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''hijacked''; END'";
+    let functions = [
+        "same(text, text) RETURNS boolean",
+        "same(int8, int8) RETURNS boolean",
+        "same(int4, int4) RETURNS boolean",
+        "joined(text, text) RETURNS text",
+        "more(int8, int4) RETURNS int8",
+        "same_row(record, record) RETURNS boolean",
+        "concat(text, text) RETURNS text",
+        "concat(text, name, text) RETURNS text",
+        "current_setting(text) RETURNS text",
+        "current_setting(text, boolean) RETURNS text",
+        "set_config(text, text, boolean) RETURNS text",
+        "int8pl(int8, int8) RETURNS int8",
+        "row_to_json(record) RETURNS json",
+        "to_jsonb(record) RETURNS jsonb",
+    ];
+    let functions: String = functions.iter().map(|f| format!("CREATE FUNCTION evil.{f} {trap};\n")).collect();
+    db.psql(&format!(
+        "CREATE SCHEMA evil; {functions}
+         CREATE OPERATOR evil.= (LEFTARG = text, RIGHTARG = text, FUNCTION = evil.same);
+         CREATE OPERATOR evil.= (LEFTARG = int8, RIGHTARG = int8, FUNCTION = evil.same);
+         CREATE OPERATOR evil.|| (LEFTARG = text, RIGHTARG = text, FUNCTION = evil.joined);
+         CREATE OPERATOR evil.+ (LEFTARG = int8, RIGHTARG = int4, FUNCTION = evil.more);
+         CREATE OPERATOR evil.*= (LEFTARG = record, RIGHTARG = record, FUNCTION = evil.same_row);
+         CREATE ROLE capture_mallory; GRANT USAGE ON SCHEMA public, evil TO capture_mallory;
+         GRANT ALL ON plain, customers TO capture_mallory"
+    ))
+    .await
+    .expect("a trap");
+    let trapped = db.psql("SET search_path = evil, pg_catalog; SELECT 'a'::text = 'a'::text").await;
+    assert!(trapped.expect_err("the trap works").to_string().contains("hijacked"));
+    db.psql(
+        "SET ROLE capture_mallory; SET search_path = evil, pg_catalog;
+         INSERT INTO public.plain VALUES (1, 'v'); UPDATE public.plain SET v = 'w'; DELETE FROM public.plain;
+         INSERT INTO public.customers (id, secret) VALUES (1, 's3cret'); UPDATE public.customers SET name = 'Ann';
+         DELETE FROM public.customers; TRUNCATE public.plain",
+    )
+    .await
+    .expect("nothing of it is met");
+    let changes = taken(&capture).await;
+    use ChangeKind::{Delete, Insert, Truncate, Update};
+    let kinds: Vec<_> = changes.iter().filter_map(|c| c.kind).collect();
+    assert_eq!(kinds, [Insert, Update, Delete, Insert, Update, Delete, Truncate], "{changes:?}");
+    assert!(changes.iter().all(|c| c.role.as_deref().is_some_and(|r| r.ends_with(" as capture_mallory"))));
+    db.psql("DROP OWNED BY capture_mallory; DROP ROLE capture_mallory").await.expect("dropped");
+}
+
+/// What PostgreSQL's type json holds, and no reader of JSON does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn json_that_nobody_can_read_is_recorded_and_stops_nothing() {
+    let server = require!(Server::shared(15));
+    let (db, capture) = shop(server, "capture_json").await;
+    capture.install(&context(), &of("customers")).await.expect("installed");
+    db.psql(
+        r#"INSERT INTO customers (id, j) VALUES (1, '{"a": "\u0000"}'), (2, '{"a": "\ud800"}'), (3, '[1e999999]')"#,
+    )
+    .await
+    .expect("the application's statement does not fail by the recording");
+    let changes = taken(&capture).await;
+    assert_eq!(changes.len(), 3);
+    assert_eq!(changes[0].after.as_ref().expect("a row")["j"], json!({"a": "\u{0}"}));
+    assert!(changes[0].defect.is_none() && changes[2].defect.is_none(), "{changes:?}");
+    assert_eq!(changes[2].after.as_ref().expect("a row")["j"], json!(["1e999999"]));
+    let text = changes[1].after.as_ref().and_then(|row| row.as_str()).expect("the text as it is");
+    assert!(text.contains(r"\ud800") && changes[1].defect.is_some(), "{:?}", changes[1]);
 }

@@ -84,13 +84,21 @@ fn find(on: &Connection, table: &TableName) -> Result<String> {
     if virtuals.iter().any(|v| same(v)) {
         return refused("it is virtual; its rows are its module's");
     }
+    let own = |name: &&str| !name.starts_with(PREFIX) && !name.starts_with("sqlite_");
+    let names: Vec<&str> = tables.iter().filter(|t| !t.shadow).map(|t| t.name.as_str()).filter(own).collect();
+    let names = match names.is_empty() {
+        true => "the database has no tables".to_owned(),
+        false => format!("there is {}", names.join(", ")),
+    };
     match tables.into_iter().find(|t| same(&t.name)) {
         Some(found) if found.shadow => refused("it is a part of a virtual table"),
         Some(found) => Ok(found.name),
         None if schema::definition(on, "main", "view", &table.name)?.is_some() => {
             refused("it is a view; record the tables below it")
         }
-        None => Err(Error::not_found(format!("there is no table {table}")).on_engine(EngineKind::Sqlite)),
+        None => Err(Error::not_found(format!("there is no table {table}"))
+            .with_hint(names)
+            .on_engine(EngineKind::Sqlite)),
     }
 }
 

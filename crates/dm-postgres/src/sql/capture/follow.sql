@@ -13,7 +13,7 @@ BEGIN
                             WHERE g.tgrelid = p.relid AND g.tgname = 'dm_capture_truncate')
     LOOP
         EXECUTE format('CREATE TRIGGER dm_capture_truncate AFTER TRUNCATE ON %I.%I '
-                       'FOR EACH STATEMENT EXECUTE FUNCTION dm_capture.record(%L)',
+                       'FOR EACH STATEMENT EXECUTE FUNCTION dm_capture.record_all(%L)',
                        partition.nspname, partition.relname, partition.id);
         EXECUTE format('ALTER TABLE %I.%I ENABLE ALWAYS TRIGGER dm_capture_truncate',
                        partition.nspname, partition.relname);

@@ -28,7 +28,7 @@ CREATE TABLE IF NOT EXISTS dm_capture.tables (
 );
 
 -- The outbox. No sequence numbers it: a trigger must not change what lastval() tells the application. No constraint guards
--- it: a change of a table never fails by it.
+-- it: a change of a table never fails by it. Rows are kept as json, not jsonb: text that nobody has to take apart here.
 CREATE TABLE IF NOT EXISTS dm_capture.changes (
     id          uuid        NOT NULL DEFAULT gen_random_uuid(),
     transaction xid8        NOT NULL DEFAULT pg_current_xact_id(),
@@ -37,10 +37,12 @@ CREATE TABLE IF NOT EXISTS dm_capture.changes (
     captured    integer     NOT NULL,
     relation    oid         NOT NULL,
     operation   text        NOT NULL,
-    before      jsonb,
-    after       jsonb,
+    before      json,
+    after       json,
     changed     text[],
+    -- The application's user; empty where it named none.
     acting      text,
+    -- The user of the session, and the role that it took: `none` where it took none.
     role        text        NOT NULL
 );
 CREATE INDEX IF NOT EXISTS changes_in_order ON dm_capture.changes (transaction, ordinal);
