@@ -64,7 +64,12 @@ impl Ground {
 
     /// A run of `dm migrate`, which nobody has started yet.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_dm-migrate"));
+        self.program(env!("CARGO_BIN_EXE_dm-migrate"), args)
+    }
+
+    /// A run of another of the programs.
+    pub(crate) fn program(&self, program: &str, args: &[&str]) -> Command {
+        let mut command = Command::new(program);
         command
             .args(args)
             .current_dir(self.folder.path())

@@ -52,9 +52,7 @@ impl Place {
 
     /// Starts `dm`, to be killed.
     pub(crate) fn start(&self, args: &[&str]) -> Running {
-        let log = std::fs::File::create(self.path("log")).unwrap();
-        let child = self.dm(args).stdout(Stdio::null()).stderr(log).spawn().unwrap();
-        Running { child, log: self.path("log") }
+        Running::start(self.dm(args), self.path("log"))
     }
 
     /// Runs `dm` to its good end; gives what it printed.
@@ -108,6 +106,13 @@ pub(crate) struct Running {
 }
 
 impl Running {
+    /// Starts a program, to be killed; what it says goes to a file.
+    pub(crate) fn start(mut command: Command, log: PathBuf) -> Self {
+        let file = std::fs::File::create(&log).unwrap();
+        let child = command.stdout(Stdio::null()).stderr(file).spawn().unwrap();
+        Self { child, log }
+    }
+
     /// `kill -9` as soon as the moment has come; gives whether it was still running.
     pub(crate) fn kill_when(mut self, what: &str, moment: impl Fn() -> bool) -> bool {
         let mut ended = None;
