@@ -96,7 +96,7 @@ pub(crate) struct LogArgs {
     ///
     /// For an export that goes on where the last one ended, with --json-lines: nothing is missed, however late it was committed, and
     /// nothing comes twice.
-    #[arg(long, value_name = "NO")]
+    #[arg(long, value_name = "NO", value_parser = line_number)]
     pub(crate) after: Option<i64>,
 
     #[command(flatten)]
@@ -297,4 +297,10 @@ pub(crate) struct AuditExpireArgs {
 
     #[command(flatten)]
     pub(crate) apply: ApplyArgs,
+}
+
+/// The number of a line of the trail, or 0.
+fn line_number(text: &str) -> Result<i64, String> {
+    let number = text.parse().ok().filter(|number| *number >= 0);
+    number.ok_or_else(|| "write the number of a line, as \"dm audit log\" shows it, or 0".to_owned())
 }

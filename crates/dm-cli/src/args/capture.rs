@@ -123,6 +123,6 @@ pub(crate) struct CaptureDrainArgs {
     /// How often to look while following: `1s`, `1m`.
     ///
     /// It is how long a change waits in the database, where whoever may write there can still change it.
-    #[arg(long, value_name = "TIME", value_parser = super::log::duration, default_value = "1s", requires = "follow")]
+    #[arg(long, value_name = "TIME", value_parser = super::log::interval, default_value = "1s", requires = "follow")]
     pub(crate) every: Duration,
 }

@@ -148,6 +148,17 @@ pub(crate) struct DropSlotArgs {
     pub(crate) apply: ApplyArgs,
 }
 
+/// How often something is looked at.
+pub(super) fn interval(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        every if every < LEAST_INTERVAL => Err("that is no pause: at least 10ms".to_owned()),
+        every => Ok(every),
+    }
+}
+
+/// A shorter pause between two looks would only keep a processor busy.
+const LEAST_INTERVAL: Duration = Duration::from_millis(10);
+
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text).ok_or_else(|| "write a number and its unit: 500ms, 5s, 1m".to_owned())
 }

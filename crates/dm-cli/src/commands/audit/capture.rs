@@ -2,6 +2,7 @@
 
 use data_manager::{
     CaptureRequest, CaptureStatus, CapturedTable, DataManager, DrainOptions, DrainReport, Engine, Result,
+    TableName,
 };
 use std::sync::Arc;
 
@@ -114,7 +115,7 @@ async fn remove(session: &mut Session, dm: &DataManager, args: CaptureRemoveArgs
     };
     let mut plan = vec![format!("end the recording of changes in {}", engine.location())];
     plan.extend(tables.iter().map(|table| format!("  - {}", text::printable(&table.to_string()))));
-    if tables.len() >= status.tables.len() {
+    if status.tables.iter().all(|t| tables.iter().any(|said| names(said, &t.table))) {
         plan.push("  - with the outbox and everything else that belongs to it".to_owned());
     }
     session.show_plan(&plan)?;
@@ -131,6 +132,11 @@ async fn remove(session: &mut Session, dm: &DataManager, args: CaptureRemoveArgs
         session.out.say("nothing of the recording is left in the database")?;
     }
     Ok(Exit::Done)
+}
+
+/// Whether somebody means this table, who may leave its schema out.
+fn names(said: &TableName, table: &TableName) -> bool {
+    said.name.eq_ignore_ascii_case(&table.name) && (said.schema.is_none() || said.schema == table.schema)
 }
 
 fn tell_drained(session: &mut Session, report: DrainReport) -> Result<()> {

@@ -31,7 +31,11 @@ pub(super) async fn prove(session: &mut Session, dm: &DataManager, args: ProveAr
     if let (Some(file), Some(key)) = (&args.check, &args.key) {
         let proof =
             EventProof::read(&files::read_text(file)?).map_err(|e| e.about(file.display().to_string()))?;
-        let kept = kept.map(|note| Checkpoint::open(&note, key)).transpose()?;
+        let kept = kept.map(|note| Checkpoint::open(&note, key)).transpose();
+        let kept = kept.map_err(|e| match &args.checkpoint {
+            Some(file) => e.about(file.display().to_string()),
+            None => e,
+        })?;
         let head = proof.check(key, kept.as_ref()).map_err(|e| e.about(file.display().to_string()))?;
         session.out.document("audit-proof-check", &[("proof", &proof), ("proven", &true)])?;
         session.out.heading("the proof holds")?;
@@ -49,7 +53,9 @@ pub(super) async fn prove(session: &mut Session, dm: &DataManager, args: ProveAr
     }
     let ctx = session.quiet_context(dm);
     if let Some(file) = &args.since {
-        let proof = dm.audit().prove_consistency(&ctx, &files::read_text(file)?).await?;
+        let kept = files::read_text(file)?;
+        let proof = dm.audit().prove_consistency(&ctx, &kept).await;
+        let proof = proof.map_err(|e| e.about(file.display().to_string()))?;
         session.out.document("audit-consistency", &[("proof", &proof)])?;
         session.out.say(format!(
             "the trail of {} lines continues the checkpoint of {} lines",
