@@ -1,10 +1,11 @@
 //! The places that checkpoints of the audit trail are taken to: the backup repository, a folder, a webhook.
 
 use std::io::Write;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use dm_audit::{Anchor, SignedCheckpoint};
+use dm_audit::{Anchor, AuditLog, AuditVerification, Checkpoint, Kept, NoteVerifier, SignedCheckpoint};
 use dm_core::{Error, ErrorKind, OpContext, Result, redact_url};
 use dm_repository::Repository;
 
@@ -39,6 +40,85 @@ impl DataManager {
             .about("audit.anchors")
             .with_hint("write \"repository\", an absolute path, or https://…"))
     }
+
+    /// Reads the signed heads that the anchors have. Gives those that could not be read, with the reason.
+    pub(crate) async fn read_anchors(
+        &self,
+        ctx: &OpContext,
+        audit: &AuditLog,
+        kept: &mut Vec<Kept>,
+    ) -> Result<Vec<String>> {
+        let keys = signers(audit).await?;
+        let mut unread = Vec::new();
+        for anchor in self.anchors()? {
+            match heads_in(ctx, anchor.as_ref(), &keys, 0..u64::MAX).await {
+                Ok(heads) => kept.extend(
+                    heads.into_iter().map(|checkpoint| Kept { place: anchor.name().to_owned(), checkpoint }),
+                ),
+                Err(error) => unread.push(format!("{}: {error}", anchor.name())),
+            }
+        }
+        Ok(unread)
+    }
+
+    /// Lets the anchors say more of where a rewrite began: each round leaves one of their heads, or none, of those that were
+    /// read in the round before.
+    pub(crate) async fn narrow(
+        &self,
+        ctx: &OpContext,
+        audit: &AuditLog,
+        verification: &mut AuditVerification,
+    ) -> Result<()> {
+        let keys = signers(audit).await?;
+        for anchor in self.anchors()? {
+            while let Some(span) = &verification.rewritten {
+                let heads = match heads_in(ctx, anchor.as_ref(), &keys, span.from..span.to).await {
+                    Ok(heads) => heads,
+                    Err(error) => {
+                        verification.unread.push(format!("{}: {error}", anchor.name()));
+                        break;
+                    }
+                };
+                if !audit.narrow(verification, anchor.name(), &heads).await? {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The keys that sign the trail, and that did: that of the key file first, which is not in the store.
+pub(crate) async fn signers(audit: &AuditLog) -> Result<Vec<NoteVerifier>> {
+    let mut keys: Vec<NoteVerifier> = audit.verifier().into_iter().collect();
+    for vkey in audit.store().checkpoint_keys().await? {
+        let key = vkey.parse()?;
+        if !keys.contains(&key) {
+            keys.push(key);
+        }
+    }
+    Ok(keys)
+}
+
+/// The signed heads of the trail that an anchor has, of these sizes.
+async fn heads_in(
+    ctx: &OpContext,
+    anchor: &dyn Anchor,
+    keys: &[NoteVerifier],
+    sizes: Range<u64>,
+) -> Result<Vec<Checkpoint>> {
+    let mut heads = Vec::new();
+    for key in keys {
+        let notes = match anchor.kept(ctx, key.name(), sizes.clone()).await {
+            Ok(notes) => notes,
+            // Before the first backup there is no repository yet.
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        // A folder may hold other trails' checkpoints as well; what is not signed by this key is not this one's.
+        heads.extend(notes.iter().filter_map(|note| Checkpoint::open(note, key).ok()));
+    }
+    Ok(heads)
 }
 
 /// The newest, and some of those before it.
@@ -80,10 +160,12 @@ impl Anchor for InRepository<'_> {
         repository.put_checkpoint(ctx, &checkpoint.origin, checkpoint.size, &checkpoint.note).await
     }
 
-    async fn kept(&self, ctx: &OpContext, origin: &str) -> Result<Vec<String>> {
+    async fn kept(&self, ctx: &OpContext, origin: &str, sizes: Range<u64>) -> Result<Vec<String>> {
         let repository = self.open(ctx).await?;
+        let mut entries = repository.list_checkpoints(ctx, origin).await?;
+        entries.retain(|entry| sizes.contains(&entry.size));
         let mut notes = Vec::new();
-        for entry in spread(repository.list_checkpoints(ctx, origin).await?) {
+        for entry in spread(entries) {
             notes.push(repository.read_checkpoint(ctx, origin, &entry).await?);
         }
         Ok(notes)
@@ -97,26 +179,41 @@ struct Folder {
     path: PathBuf,
 }
 
+/// The size in a file's name.
+fn size_in(name: &str) -> Option<u64> {
+    name.strip_suffix(".note")?.split_once('-')?.0.parse().ok()
+}
+
 impl Folder {
     fn write(&self, checkpoint: &SignedCheckpoint) -> std::io::Result<()> {
         // The root is in the name: another tree of the same size stands beside this one.
         let name =
             format!("{:020}-{}.note", checkpoint.size, &checkpoint.root[..32.min(checkpoint.root.len())]);
         let path = self.path.join(&name);
-        if std::fs::read_to_string(&path).is_ok_and(|there| there == checkpoint.note) {
-            return Ok(());
-        }
-        let mut file = std::fs::File::create_new(&path)?;
-        file.write_all(checkpoint.note.as_bytes())?;
+        let note = checkpoint.note.as_bytes();
+        let (mut file, there) = match std::fs::File::create_new(&path) {
+            Ok(file) => (file, 0),
+            // Whoever wrote it may have died over it. The rest is appended: a folder may take nothing else.
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+                let there = std::fs::read(&path)?;
+                if !note.starts_with(&there) {
+                    return Err(e);
+                }
+                (std::fs::File::options().append(true).open(&path)?, there.len())
+            }
+            Err(e) => return Err(e),
+        };
+        file.write_all(&note[there..])?;
         file.sync_all()?;
         std::fs::File::open(&self.path)?.sync_all()
     }
 
-    fn read(&self) -> std::io::Result<Vec<String>> {
+    fn read(&self, sizes: &Range<u64>) -> std::io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in std::fs::read_dir(&self.path)? {
             let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == "note") {
+            let size = path.file_name().and_then(|name| name.to_str()).and_then(size_in);
+            if size.is_some_and(|size| sizes.contains(&size)) {
                 names.push(path);
             }
         }
@@ -136,8 +233,8 @@ impl Anchor for Folder {
         self.write(checkpoint).map_err(|e| io(e, &self.name, "the checkpoint cannot be written"))
     }
 
-    async fn kept(&self, _: &OpContext, _: &str) -> Result<Vec<String>> {
-        self.read().map_err(|e| io(e, &self.name, "the checkpoints cannot be read"))
+    async fn kept(&self, _: &OpContext, _: &str, sizes: Range<u64>) -> Result<Vec<String>> {
+        self.read(&sizes).map_err(|e| io(e, &self.name, "the checkpoints cannot be read"))
     }
 }
 
@@ -162,7 +259,7 @@ impl Anchor for Webhook {
         self.post(ctx, "text/plain; charset=utf-8", checkpoint.note.clone().into()).await
     }
 
-    async fn kept(&self, _: &OpContext, _: &str) -> Result<Vec<String>> {
+    async fn kept(&self, _: &OpContext, _: &str, _: Range<u64>) -> Result<Vec<String>> {
         Ok(Vec::new())
     }
 }
@@ -170,6 +267,32 @@ impl Anchor for Webhook {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_keeps_what_it_has_and_gets_the_rest_of_what_was_cut() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = Folder { name: "anchor".into(), path: place.path().to_owned() };
+        let checkpoint = |note: &str| SignedCheckpoint {
+            origin: "example.com/shop".into(),
+            size: 7,
+            root: "ab".repeat(32),
+            note: note.into(),
+        };
+        folder.write(&checkpoint("all of it\n")).unwrap();
+        let path = std::fs::read_dir(place.path()).unwrap().next().unwrap().unwrap().path();
+        folder.write(&checkpoint("all of it\n")).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "all of it\n");
+        // Its writer died over it.
+        for left in ["", "all"] {
+            std::fs::write(&path, left).unwrap();
+            folder.write(&checkpoint("all of it\n")).unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), "all of it\n");
+        }
+        let error = folder.write(&checkpoint("another\n")).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::AlreadyExists);
+        assert_eq!(folder.read(&(0..8)).unwrap(), ["all of it\n"]);
+        assert!(folder.read(&(0..7)).unwrap().is_empty());
+    }
 
     #[test]
     fn the_newest_is_always_among_those_read() {

@@ -12,6 +12,7 @@ use dm_core::{Error, ErrorKind, OpContext, Result};
 use dm_store::{Page, Store};
 use serde::Serialize;
 
+use crate::anchors::signers;
 use crate::config::AuditConfig;
 use crate::operations::OperationKind;
 use crate::pipeline::Operation;
@@ -94,6 +95,7 @@ impl<'a> Audits<'a> {
             let mut verification = audit.verify_against(ctx, options.from, &kept).await?;
             verification.unsigned = sealed.unsigned;
             verification.unread = unread;
+            self.dm.narrow(ctx, audit, &mut verification).await?;
             Ok(verification)
         };
         self.dm.operate(ctx, Operation::new(VERIFY, "*"), work).await
@@ -270,42 +272,6 @@ impl DataManager {
         }
     }
 
-    /// Reads the signed heads that the anchors have. Gives those that could not be read, with the reason.
-    async fn read_anchors(
-        &self,
-        ctx: &OpContext,
-        audit: &AuditLog,
-        kept: &mut Vec<Kept>,
-    ) -> Result<Vec<String>> {
-        let mut keys: Vec<NoteVerifier> = Vec::new();
-        for vkey in audit.store().checkpoint_keys().await? {
-            keys.push(vkey.parse()?);
-        }
-        keys.extend(audit.verifier().filter(|own| !keys.contains(own)));
-        let mut unread = Vec::new();
-        for anchor in self.anchors()? {
-            for key in &keys {
-                let notes = match anchor.kept(ctx, key.name()).await {
-                    Ok(notes) => notes,
-                    // Before the first backup there is no repository yet.
-                    Err(error) if error.kind() == ErrorKind::NotFound => continue,
-                    Err(error) => {
-                        unread.push(format!("{}: {error}", anchor.name()));
-                        break;
-                    }
-                };
-                // A folder may hold other trails' checkpoints as well; what is not signed by this key is not this one's.
-                kept.extend(
-                    notes
-                        .iter()
-                        .filter_map(|note| Checkpoint::open(note, key).ok())
-                        .map(|checkpoint| Kept { place: anchor.name().to_owned(), checkpoint }),
-                );
-            }
-        }
-        Ok(unread)
-    }
-
     /// How the trail is. Seals nothing.
     pub(crate) async fn audit_status(&self, ctx: &OpContext) -> Result<AuditStatus> {
         let audit = self.audit_log(ctx).await?;
@@ -364,16 +330,12 @@ async fn opened(audit: &AuditLog, options: &AuditVerifyOptions) -> Result<Vec<Ke
     Ok(kept)
 }
 
-/// Opens a checkpoint by the key given, else by one of the trail's own: that of the key file first, which is not in the
-/// store.
+/// Opens a checkpoint by the key given, else by one of the trail's own.
 async fn opened_by_any(audit: &AuditLog, note: &str, key: Option<&NoteVerifier>) -> Result<Checkpoint> {
     if let Some(key) = key {
         return Checkpoint::open(note, key);
     }
-    let mut keys: Vec<NoteVerifier> = audit.verifier().into_iter().collect();
-    for vkey in audit.store().checkpoint_keys().await? {
-        keys.push(vkey.parse()?);
-    }
+    let keys = signers(audit).await?;
     let said = Checkpoint::read_unchecked(note)?;
     keys.iter().find_map(|key| Checkpoint::open(note, key).ok()).ok_or_else(|| {
         Error::new(

@@ -4,6 +4,7 @@
 //! that fails is written down as failing and tried again by the next seal.
 
 use std::fmt::Debug;
+use std::ops::Range;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -25,11 +26,12 @@ pub trait Anchor: Debug + Send + Sync {
     /// Whatever keeps it from being there.
     async fn publish(&self, ctx: &OpContext, checkpoint: &SignedCheckpoint) -> Result<()>;
 
-    /// The heads of the trail `origin` that it has, the newest among them; none when it only takes them.
+    /// The heads of the trail `origin` that it has, of as many leaves as `sizes` says: all of them, or some that are evenly
+    /// spread and the largest; none when it only takes them.
     ///
     /// # Errors
     /// Whatever keeps them from being read.
-    async fn kept(&self, ctx: &OpContext, origin: &str) -> Result<Vec<String>>;
+    async fn kept(&self, ctx: &OpContext, origin: &str, sizes: Range<u64>) -> Result<Vec<String>>;
 }
 
 impl AuditLog {

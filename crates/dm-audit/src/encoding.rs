@@ -48,16 +48,35 @@ pub fn leaf_hash(leaf: &Leaf) -> [u8; 32] {
     hasher.finalize().into()
 }
 
+/// The columns of a link that are hashed as they are.
+#[derive(Clone, Copy, Debug)]
+pub struct Link<'a> {
+    /// Position in the chain.
+    pub seq: i64,
+    /// UUID of the event.
+    pub event_id: &'a str,
+    /// Microseconds of UTC.
+    pub sealed_at: i64,
+    /// The sealer's fence.
+    pub epoch: i64,
+}
+
+impl<'a> From<&'a Seal> for Link<'a> {
+    fn from(seal: &'a Seal) -> Self {
+        Self { seq: seal.seq, event_id: &seal.event_id, sealed_at: seal.sealed_at, epoch: seal.epoch }
+    }
+}
+
 /// The chain hash of a link: over the link before, this link's own columns, and its leaf.
 #[must_use]
-pub fn chain_hash(prev: &[u8], seal: &Seal, leaf_hash: &[u8]) -> [u8; 32] {
+pub fn chain_hash(prev: &[u8], link: &Link<'_>, leaf_hash: &[u8]) -> [u8; 32] {
     let mut hasher = Sha256::new();
     hasher.update(CHAIN_TAG);
     bytes(&mut hasher, prev);
-    hasher.update(seal.seq.to_be_bytes());
-    bytes(&mut hasher, seal.event_id.as_bytes());
-    hasher.update(seal.sealed_at.to_be_bytes());
-    hasher.update(seal.epoch.to_be_bytes());
+    hasher.update(link.seq.to_be_bytes());
+    bytes(&mut hasher, link.event_id.as_bytes());
+    hasher.update(link.sealed_at.to_be_bytes());
+    hasher.update(link.epoch.to_be_bytes());
     bytes(&mut hasher, leaf_hash);
     hasher.finalize().into()
 }
@@ -113,17 +132,9 @@ mod tests {
             hex::encode(leaf_hash(&leaf())),
             "8fc5db241431734d472ea09c94aec2b3160ca26a2bdda9a8bd274669542c8ede"
         );
-        let seal = Seal {
-            seq: 1,
-            leaf_id: 9,
-            event_id: "e".into(),
-            prev_hash: vec![0; 32],
-            chain_hash: Vec::new(),
-            sealed_at: 3,
-            epoch: 4,
-        };
+        let link = Link { seq: 1, event_id: "e", sealed_at: 3, epoch: 4 };
         assert_eq!(
-            hex::encode(chain_hash(&[0; 32], &seal, &[5; 32])),
+            hex::encode(chain_hash(&[0; 32], &link, &[5; 32])),
             "eae27d7f56407a71a0985ffc317e87cd4b15913eb6bd3d7d899c53d2e6d0d3a5"
         );
     }

@@ -47,8 +47,10 @@ impl FromStr for LogHead {
         let parsed = parts
             .and_then(|(seq, hash)| Form { seq: seq.parse().ok()?, hash: hash.to_owned() }.try_into().ok());
         parsed.ok_or_else(|| {
-            Error::invalid(format!("\"{text}\" is not a head of the audit log"))
-                .with_hint("write it as verify prints it: <seq>:<64 hexadecimal digits>")
+            Error::invalid(format!(
+                "\"{text}\" is not a head of the audit log, which is a number, a colon and 64 hexadecimal digits"
+            ))
+            .with_hint("write it as \"dm audit verify\" prints it")
         })
     }
 }

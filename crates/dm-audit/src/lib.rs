@@ -31,7 +31,7 @@ mod verify;
 pub use anchor::Anchor;
 pub use captured::CHANGE;
 pub use checkpoint::{Checkpoint, SignedCheckpoint};
-pub use encoding::{LEAF_VERSION, chain_hash, commitment, leaf_hash};
+pub use encoding::{LEAF_VERSION, Link, chain_hash, commitment, leaf_hash};
 pub use head::LogHead;
 pub use key::LogKey;
 pub use log::{AuditLog, LogFilter, SealedEvent};
@@ -44,4 +44,4 @@ pub use proof::{ConsistencyProof, EventProof, ProvenEvent, ProvenPayload, leaf_n
 pub use redact::{redact_json, redact_text};
 pub use seal::SealReport;
 pub use tiles::tile_path;
-pub use verify::{AuditVerification, BadEntry, Kept, KeptResult};
+pub use verify::{AuditVerification, BadEntry, Kept, KeptResult, Rewritten};

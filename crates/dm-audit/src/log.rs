@@ -158,11 +158,7 @@ impl AuditLog {
     /// `NotFound` when there is no such event, `Invalid` when it is not sealed yet, `AlreadyExists` when it was erased;
     /// `Busy`, `Unreachable`.
     pub async fn erase(&self, name: &LeafName, run_id: RunId) -> Result<Uuid> {
-        let (seq, leaf) = self
-            .store
-            .find_leaf(name)
-            .await?
-            .ok_or_else(|| Error::not_found("there is no such event in the audit log"))?;
+        let (seq, leaf) = self.store.find_leaf(name).await?.ok_or_else(no_such_event)?;
         if leaf.erased_by.is_some() {
             return Err(Error::new(ErrorKind::AlreadyExists, "the event's payload is erased already"));
         }
@@ -187,6 +183,11 @@ impl AuditSink for AuditLog {
         // The context's cancellation is not watched: that the work was interrupted is itself an event.
         self.store.append_leaves(&[leaf(event)?]).await
     }
+}
+
+pub(crate) fn no_such_event() -> Error {
+    Error::not_found("there is no such event in the audit log")
+        .with_hint("name it by its number or its id: \"dm audit log\" shows both (--json the id)")
 }
 
 fn leaf(event: &AuditEvent) -> Result<Leaf> {

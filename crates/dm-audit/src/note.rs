@@ -177,8 +177,9 @@ struct SignatureLine<'n> {
 
 /// Takes a note apart: the text with its last newline, and the signatures, all of them well-formed.
 fn split(note: &str) -> Result<(&str, Vec<SignatureLine<'_>>)> {
-    let bad =
-        || Error::invalid("this is not a signed note: a text, an empty line, and lines with signatures");
+    let bad = || {
+        Error::invalid("this is no checkpoint: no text, empty line and lines with signatures (a signed note)")
+    };
     if note.chars().any(|c| c < ' ' && c != '\n') {
         return Err(bad());
     }

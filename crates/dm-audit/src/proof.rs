@@ -17,6 +17,9 @@ use crate::tiles::{TileSet, signed};
 const HEADER: &str = "c2sp.org/tlog-proof@v1";
 
 /// An event in the form that its hash is computed from; the `extra` of a proof.
+///
+/// Not the [`Leaf`] that the store has, though most columns are the same: this one is a format that others read for years, in
+/// hexadecimal and without what a proof is to show; a leaf is a row, and changes with the store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProvenEvent {
     /// Version of the encoding.
@@ -101,7 +104,7 @@ impl AuditLog {
             Some((None, _)) => {
                 return Err(Error::not_found("the event is not sealed yet").with_hint("try again"));
             }
-            None => return Err(Error::not_found("there is no such event in the audit log")),
+            None => return Err(crate::log::no_such_event()),
         };
         let signed_head = match by {
             Some(head) => head.clone(),

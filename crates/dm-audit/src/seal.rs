@@ -9,11 +9,11 @@
 use std::time::Duration;
 
 use dm_core::{Error, ErrorKind, OpContext, Result};
-use dm_store::{Lease, PendingLeaf, Seal, Store};
+use dm_store::{Lease, Links, PendingLeaf, Seal, Store};
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::SignedCheckpoint;
-use crate::encoding::chain_hash;
+use crate::encoding::{Link, chain_hash};
 use crate::head::LogHead;
 use crate::log::AuditLog;
 use crate::sign;
@@ -21,7 +21,7 @@ use crate::sign;
 const LEASE: &str = "audit-sealer";
 const LEASE_DURATION: Duration = Duration::from_secs(30);
 /// Leaves a transaction: short enough that an append on SQLite, which has one writer, waits a fraction of a second.
-const BATCH: u32 = 2000;
+const BATCH: u32 = 8192;
 
 /// What a round of sealing did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,16 +134,23 @@ impl AuditLog {
 }
 
 async fn seal_all(store: &Store, ctx: &OpContext, lease: &Lease, sealed: &mut u64) -> Result<()> {
+    let mut tree_follows = true;
     loop {
         ctx.check()?;
         let now = ctx.now().timestamp_micros();
-        let seals = store
+        let batch = store
             .seal_batch(ctx, lease, LEASE_DURATION, BATCH, |head, waiting, epoch| {
                 link(head, waiting, epoch, now)
             })
             .await?;
-        *sealed += seals.len() as u64;
-        if seals.len() < BATCH as usize {
+        let count = batch.len();
+        *sealed += count as u64;
+        if tree_follows && count > 0 {
+            // The hashes are at hand. What is wrong with the tree must not stop the chain: `sign::follow` meets it and says it.
+            let grown = sign::follow_batch(store, ctx, lease, LEASE_DURATION, batch).await;
+            tree_follows = grown.is_ok_and(|grown| grown == count as u64);
+        }
+        if count < BATCH as usize {
             return Ok(());
         }
     }
@@ -154,24 +161,16 @@ fn is_of_signing(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::CheckFailed | ErrorKind::Corrupt | ErrorKind::Invalid | ErrorKind::Denied)
 }
 
-fn link(head: Option<&Seal>, waiting: &[PendingLeaf], epoch: i64, now: i64) -> Result<Vec<Seal>> {
-    let mut head = head.map_or(Ok(LogHead::EMPTY), head_of)?;
-    let mut seals = Vec::with_capacity(waiting.len());
-    for leaf in waiting {
-        let mut seal = Seal {
-            seq: head.seq + 1,
-            leaf_id: leaf.id,
-            event_id: leaf.event_id.clone(),
-            prev_hash: head.hash.to_vec(),
-            chain_hash: Vec::new(),
-            sealed_at: now,
-            epoch,
-        };
-        head = LogHead { seq: seal.seq, hash: chain_hash(&head.hash, &seal, &leaf.leaf_hash) };
-        seal.chain_hash = head.hash.to_vec();
-        seals.push(seal);
+fn link(head: Option<&Seal>, waiting: &[PendingLeaf], epoch: i64, sealed_at: i64) -> Result<Links> {
+    let head = head.map_or(Ok(LogHead::EMPTY), head_of)?;
+    let mut chain_hashes = Vec::with_capacity(waiting.len());
+    let mut prev_hash = head.hash;
+    for (seq, leaf) in (head.seq + 1..).zip(waiting) {
+        let link = Link { seq, event_id: &leaf.event_id, sealed_at, epoch };
+        prev_hash = chain_hash(&prev_hash, &link, &leaf.leaf_hash);
+        chain_hashes.push(prev_hash);
     }
-    Ok(seals)
+    Ok(Links { seq: head.seq + 1, prev_hash: head.hash, chain_hashes, sealed_at })
 }
 
 fn head_of(seal: &Seal) -> Result<LogHead> {

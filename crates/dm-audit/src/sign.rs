@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use dm_core::{ErrorKind, OpContext, Result};
-use dm_store::{CheckpointRow, Lease, SealedHash, Store};
+use dm_store::{CheckpointRow, Lease, NewLeaves, SealedHash, Store, Tile};
 
 use crate::checkpoint::{Checkpoint, SignedCheckpoint};
 use crate::key::LogKey;
@@ -18,23 +18,36 @@ const STEP: u32 = 8192;
 pub(crate) async fn follow(store: &Store, ctx: &OpContext, lease: &Lease, duration: Duration) -> Result<()> {
     loop {
         ctx.check()?;
-        let added = store
-            .extend_tree(
-                ctx,
-                lease,
-                duration,
-                STEP,
-                |size| edge_of(u64::try_from(size).unwrap_or_default()),
-                |size, edge, fresh| {
-                    let hashes = hashes_behind(size, fresh)?;
-                    grow(u64::try_from(size).unwrap_or_default(), edge, &hashes)
-                },
-            )
-            .await?;
+        let added = extend(store, ctx, lease, duration, NewLeaves::Stored(STEP)).await?;
         if added < u64::from(STEP) {
             return Ok(());
         }
     }
+}
+
+/// Adds leaves that were just sealed to the tree, unless it does not end where they begin. Gives how many were added.
+pub(crate) async fn follow_batch(
+    store: &Store,
+    ctx: &OpContext,
+    lease: &Lease,
+    duration: Duration,
+    batch: Vec<SealedHash>,
+) -> Result<u64> {
+    extend(store, ctx, lease, duration, NewLeaves::Sealed(batch)).await
+}
+
+async fn extend(
+    store: &Store,
+    ctx: &OpContext,
+    lease: &Lease,
+    duration: Duration,
+    leaves: NewLeaves,
+) -> Result<u64> {
+    let edge = |size| edge_of(u64::try_from(size).unwrap_or_default());
+    let grow = |size, edge: &[Tile], fresh: &[SealedHash]| {
+        grow(u64::try_from(size).unwrap_or_default(), edge, &hashes_behind(size, fresh)?)
+    };
+    store.extend_tree(ctx, lease, duration, leaves, edge, grow).await
 }
 
 fn hashes_behind(size: i64, fresh: &[SealedHash]) -> Result<Vec<Hash>> {

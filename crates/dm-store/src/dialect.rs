@@ -34,6 +34,32 @@ impl Dialect {
         }
     }
 
+    /// Whether a statement with many values should not number them: SQLite looks each number up in a list of them all.
+    pub(crate) fn values_in_order(self) -> bool {
+        self == Self::Sqlite
+    }
+
+    /// Inserts a batch of seals: position of the first, the leaves' ids as a list in JSON, the chain hashes in one value with
+    /// that of the link before in front, time, epoch. Few values however large the batch: a bind of its own for each column
+    /// of each row took longer than everything else that sealing does.
+    pub(crate) fn insert_seals(self) -> &'static str {
+        match self {
+            Self::Sqlite => {
+                "INSERT INTO audit_seals (seq, leaf_id, event_id, prev_hash, chain_hash, sealed_at, epoch) \
+                 SELECT $1 + w.key, l.id, l.event_id, substr($3, 32 * w.key + 1, 32), \
+                        substr($3, 32 * w.key + 33, 32), $4, $5 \
+                   FROM json_each($2) w CROSS JOIN audit_leaves l WHERE l.id = w.value"
+            }
+            Self::Postgres => {
+                "INSERT INTO audit_seals (seq, leaf_id, event_id, prev_hash, chain_hash, sealed_at, epoch) \
+                 SELECT $1 + w.place - 1, l.id, l.event_id, substr($3, (32 * w.place - 31)::integer, 32), \
+                        substr($3, (32 * w.place + 1)::integer, 32), $4, $5 \
+                   FROM json_array_elements_text($2::json) WITH ORDINALITY w (id, place) \
+                   JOIN audit_leaves l ON l.id = w.id::bigint"
+            }
+        }
+    }
+
     /// One row with 1 when the store's place has a table of the name that is bound.
     pub(crate) fn has_table(self) -> &'static str {
         match self {

@@ -31,6 +31,15 @@ pub(crate) fn is_unreadable(error: &sqlx::Error) -> bool {
     matches!(error, E::ColumnDecode { .. } | E::Decode(_) | E::AnyDriverError(_))
 }
 
+/// Maps an error of SQLite's own interface, of a reading.
+pub(crate) fn map_file(error: rusqlite::Error) -> Error {
+    let (kind, message, hint) = match &error {
+        rusqlite::Error::SqliteFailure(code, _) => sqlite(code.extended_code),
+        _ => (ErrorKind::Internal, "an unexpected answer of the store", None),
+    };
+    verdict((kind, message, hint), Effect::None, error)
+}
+
 fn build(error: sqlx::Error, effect: Effect) -> Error {
     use sqlx::Error as E;
     if let E::Database(db) = &error {
@@ -58,23 +67,27 @@ fn build(error: sqlx::Error, effect: Effect) -> Error {
         e if is_unreadable(e) => (ErrorKind::Corrupt, "a row of the store cannot be read", None),
         _ => (ErrorKind::Internal, "an unexpected answer of the store", None),
     };
-    let mapped = Error::new(kind, message).with_effect(effect).with_source(error);
-    match hint {
-        Some(hint) => mapped.with_hint(hint),
-        None => mapped,
-    }
+    verdict((kind, message, hint), effect, error)
 }
 
 fn database(code: &str, error: sqlx::Error, effect: Effect) -> Error {
-    let (kind, message, hint) = if code.len() == 5 { sqlstate(code) } else { sqlite(code) };
-    let mapped = Error::new(kind, message).with_effect(effect).with_source(error);
+    let said = if code.len() == 5 { sqlstate(code) } else { sqlite(code.parse().unwrap_or(1)) };
+    verdict(said, effect, error)
+}
+
+type Verdict = (ErrorKind, &'static str, Option<&'static str>);
+
+fn verdict(
+    (kind, message, hint): Verdict,
+    effect: Effect,
+    source: impl std::error::Error + Send + Sync + 'static,
+) -> Error {
+    let mapped = Error::new(kind, message).with_effect(effect).with_source(source);
     match hint {
         Some(hint) => mapped.with_hint(hint),
         None => mapped,
     }
 }
-
-type Verdict = (ErrorKind, &'static str, Option<&'static str>);
 
 /// <https://www.postgresql.org/docs/current/errcodes-appendix.html>
 fn sqlstate(code: &str) -> Verdict {
@@ -110,8 +123,7 @@ fn sqlstate(code: &str) -> Verdict {
 }
 
 /// <https://www.sqlite.org/rescode.html>; the primary code is the low byte of the extended one.
-fn sqlite(code: &str) -> Verdict {
-    let extended: i32 = code.parse().unwrap_or(1);
+fn sqlite(extended: i32) -> Verdict {
     match (extended, extended & 0xff) {
         (1555 | 2067, _) => (ErrorKind::AlreadyExists, "the store has such a row already", None),
         (_, 5 | 6) => (ErrorKind::Busy, "the store is locked by another process", None),

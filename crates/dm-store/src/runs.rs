@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::AnyConnection;
 use sqlx::any::AnyRow;
 
-use crate::audit::{Leaf, insert_leaves};
+use crate::audit::{Leaf, insert_leaf};
 use crate::sql::{Columns, Page, Sql, clean, from_json, json, micros, variant, word};
 use crate::store::{Store, commit};
 
@@ -153,7 +153,7 @@ impl Store {
     pub async fn begin_run_with_leaf(&self, start: &RunStart, leaf: &Leaf) -> Result<()> {
         let mut transaction = self.begin().await?;
         insert_run(&mut transaction, start).await?;
-        insert_leaves(&mut transaction, std::slice::from_ref(leaf)).await?;
+        insert_leaf(&mut transaction, self.dialect(), leaf).await?;
         commit(transaction).await
     }
 
@@ -176,7 +176,7 @@ impl Store {
     pub async fn finish_run_with_leaf(&self, end: &RunEnd, leaf: &Leaf) -> Result<()> {
         let mut transaction = self.begin().await?;
         complete_run(&mut transaction, end).await?;
-        insert_leaves(&mut transaction, std::slice::from_ref(leaf)).await?;
+        insert_leaf(&mut transaction, self.dialect(), leaf).await?;
         commit(transaction).await
     }
 
@@ -188,7 +188,7 @@ impl Store {
         let mut transaction = self.begin().await?;
         insert_run(&mut transaction, start).await?;
         complete_run(&mut transaction, end).await?;
-        insert_leaves(&mut transaction, std::slice::from_ref(leaf)).await?;
+        insert_leaf(&mut transaction, self.dialect(), leaf).await?;
         commit(transaction).await
     }
 

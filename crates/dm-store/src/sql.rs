@@ -6,6 +6,7 @@ use dm_core::{Error, Result};
 use sqlx::any::{AnyArguments, AnyRow};
 use sqlx::{Any, AnyConnection, Arguments, AssertSqlSafe, Encode, Executor, Row, Type};
 
+use crate::dialect::Dialect;
 use crate::error;
 
 /// The direction of a list.
@@ -66,6 +67,7 @@ pub(crate) struct Sql {
     failed: bool,
     once: bool,
     committing: bool,
+    in_order: bool,
 }
 
 impl Sql {
@@ -76,6 +78,12 @@ impl Sql {
     /// Says that this text will hardly be run again, so that it does not push others out of the statement cache.
     pub(crate) fn once(mut self) -> Self {
         self.once = true;
+        self
+    }
+
+    /// Writes the placeholders of [`value`](Self::value) in the way that many of them cost least.
+    pub(crate) fn in_order(mut self, dialect: Dialect) -> Self {
+        self.in_order = dialect.values_in_order();
         self
     }
 
@@ -104,8 +112,13 @@ impl Sql {
     /// Appends the next placeholder and binds its value.
     pub(crate) fn value<'t, T: Encode<'t, Any> + Type<Any>>(mut self, value: T) -> Self {
         self = self.bind(value);
-        self.text.push('$');
-        self.text.push_str(&self.arguments.len().to_string());
+        match self.in_order {
+            true => self.text.push('?'),
+            false => {
+                self.text.push('$');
+                self.text.push_str(&self.arguments.len().to_string());
+            }
+        }
         self
     }
 

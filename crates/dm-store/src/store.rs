@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use dm_core::{OpContext, Result, Secret};
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{Any, AnyPool, ConnectOptions, Transaction};
 
 use crate::dialect::Dialect;
@@ -28,6 +29,8 @@ struct Inner {
     /// SQLite: a single connection, so that the writers of a process queue fairly instead of polling for the lock.
     writer: AnyPool,
     reader: AnyPool,
+    /// PostgreSQL: further connections, for what reads all of the audit chain; made when they are first needed.
+    server: Option<PgPool>,
 }
 
 impl Store {
@@ -53,8 +56,9 @@ impl Store {
                 (pool.clone(), pool)
             }
         };
+        let server = place.server().map(|(url, _)| server(url, dialect.on_connect(false))).transpose()?;
         let (file, location) = (place.file().map(Path::to_owned), place.location().to_owned());
-        Ok(Self(Arc::new(Inner { dialect, location, file, writer, reader })))
+        Ok(Self(Arc::new(Inner { dialect, location, file, writer, reader, server })))
     }
 
     /// A store that lives in this process's memory and goes with it; for tests and examples. It is made whole, and has no history.
@@ -78,8 +82,8 @@ impl Store {
         });
         made.await?;
         drop(connection);
-        let (location, file) = (IN_MEMORY.into(), None);
-        Ok(Self(Arc::new(Inner { dialect, location, file, writer: pool.clone(), reader: pool })))
+        let (location, file, server) = (IN_MEMORY.into(), None, None);
+        Ok(Self(Arc::new(Inner { dialect, location, file, writer: pool.clone(), reader: pool, server })))
     }
 
     /// Where it is, without secrets.
@@ -103,12 +107,23 @@ impl Store {
     /// Closes all connections, waiting for those in use. Idempotent; using the store afterwards fails with
     /// `Unreachable`.
     pub async fn close(&self) {
+        if let Some(server) = &self.0.server {
+            server.close().await;
+        }
         self.0.reader.close().await;
         self.0.writer.close().await;
     }
 
+    pub(crate) fn dialect(&self) -> Dialect {
+        self.0.dialect
+    }
+
     pub(crate) fn reader(&self) -> &AnyPool {
         &self.0.reader
+    }
+
+    pub(crate) fn server(&self) -> Option<&PgPool> {
+        self.0.server.as_ref()
     }
 
     pub(crate) fn writer(&self) -> &AnyPool {
@@ -136,6 +151,15 @@ pub(crate) fn connect_options(url: &Secret) -> Result<AnyConnectOptions> {
     sqlx::any::install_default_drivers();
     let options: AnyConnectOptions = url.expose().parse().map_err(error::map)?;
     Ok(options.disable_statement_logging())
+}
+
+fn server(url: &Secret, on_connect: &'static str) -> Result<PgPool> {
+    let options: PgConnectOptions = url.expose().parse().map_err(error::map)?;
+    let pool = PgPoolOptions::new().max_connections(4).acquire_timeout(ACQUIRE_TIMEOUT);
+    let pool = pool.after_connect(move |connection, _| {
+        Box::pin(async move { sqlx::raw_sql(on_connect).execute(connection).await.map(|_| ()) })
+    });
+    Ok(pool.connect_lazy_with(options.disable_statement_logging()))
 }
 
 fn pool_options(connections: u32, on_connect: &'static str) -> AnyPoolOptions {

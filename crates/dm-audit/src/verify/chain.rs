@@ -4,7 +4,7 @@ use dm_store::{Leaf, Seal, SealedEntry};
 
 use super::tree::TreeCheck;
 use super::{AuditVerification, BadEntry, KeptResult};
-use crate::encoding::{LEAF_VERSION, chain_hash, commitment, leaf_hash};
+use crate::encoding::{LEAF_VERSION, Link, chain_hash, commitment, leaf_hash};
 use crate::head::LogHead;
 use crate::merkle::Hash;
 
@@ -20,7 +20,7 @@ pub(super) struct Checker {
     /// Position of the last link seen.
     seq: i64,
     /// Chain hash of the last link; `None` when it could not be read, and the empty log's at first.
-    hash: Option<Vec<u8>>,
+    hash: Option<Hash>,
     begun: bool,
 }
 
@@ -56,13 +56,13 @@ impl Checker {
         self.sealed += 1;
         self.erased += u64::from(entry.erased_by.is_some());
         self.position(entry.seq);
-        let expected = if self.begun { self.hash.clone() } else { Some(LogHead::EMPTY.hash.to_vec()) };
+        let expected = if self.begun { self.hash } else { Some(LogHead::EMPTY.hash) };
         let why = entry
             .wrong_leaf
             .clone()
             .or_else(|| {
                 expected
-                    .filter(|hash| *hash != entry.prev_hash)
+                    .filter(|hash| Some(*hash) != entry.prev_hash)
                     .map(|_| "it does not follow from the seal before it".to_owned())
             })
             .or_else(|| entry.wrong_chain.clone())
@@ -84,7 +84,7 @@ impl Checker {
         }
         self.begun = true;
         self.seq = entry.seq;
-        self.hash = Some(entry.chain_hash.clone());
+        self.hash = entry.chain_hash;
     }
 
     pub(super) fn unreadable(&mut self, seq: i64, why: &str) {
@@ -114,7 +114,7 @@ impl Checker {
     }
 
     fn not_as_noted(&self, entry: &Examined) -> Option<String> {
-        let noted = self.noted.filter(|n| n.seq == entry.seq && n.hash[..] != entry.chain_hash)?;
+        let noted = self.noted.filter(|n| n.seq == entry.seq && Some(n.hash) != entry.chain_hash)?;
         Some(format!(
             "the chain was rewritten here or before: its hash is not the one noted outside for seal {}",
             noted.seq
@@ -146,16 +146,17 @@ impl Checker {
 
     pub(super) fn result(self, tree: TreeCheck) -> AuditVerification {
         let ok = self.bad == 0;
-        let head = match self.hash.as_deref().map(<[u8; 32]>::try_from) {
-            Some(Ok(hash)) if self.begun => LogHead { seq: self.seq, hash },
+        let head = match self.hash {
+            Some(hash) if self.begun => LogHead { seq: self.seq, hash },
             _ => LogHead { seq: self.seq, ..LogHead::EMPTY },
         };
-        let (checkpoints, kept, root) = tree.into_result();
+        let (checkpoints, kept, root, rewritten) = tree.into_result();
+        // An edit that is found by itself is named; a rewrite is what nothing else speaks against.
+        let rewritten =
+            rewritten.filter(|span| self.first_bad.as_ref().is_some_and(|bad| bad.why == span.why()));
         let statement = match &self.first_bad {
             None => self.praise(&kept),
-            Some(BadEntry { seq: Some(seq), .. }) => {
-                format!("not consistent: seal {seq} is the first bad entry")
-            }
+            Some(BadEntry { seq: Some(seq), .. }) => damned(*seq),
             Some(_) => "not consistent: an entry that no seal covers is bad".to_owned(),
         };
         AuditVerification {
@@ -166,6 +167,7 @@ impl Checker {
             unsealed: self.unsealed,
             bad: self.bad,
             first_bad: self.first_bad,
+            rewritten,
             head,
             noted: self.noted,
             root: root.map(hex::encode),
@@ -198,13 +200,19 @@ impl Checker {
     }
 }
 
+/// What a log with a bad entry is.
+pub(super) fn damned(seq: i64) -> String {
+    format!("not consistent: seal {seq} is the first bad entry")
+}
+
 /// What a link and its leaf say of themselves: everything that needs no other link, and what the links beside it need. It can
 /// be found out anywhere and in any order; the leaf itself is not kept.
 pub(super) struct Examined {
     pub(super) seq: i64,
     event_id: String,
-    prev_hash: Vec<u8>,
-    chain_hash: Vec<u8>,
+    /// `None` where it is not as long as one.
+    prev_hash: Option<Hash>,
+    chain_hash: Option<Hash>,
     leaf_hash: Option<Hash>,
     pub(super) erased_by: Option<String>,
     wrong_leaf: Option<String>,
@@ -212,19 +220,18 @@ pub(super) struct Examined {
 }
 
 impl Examined {
-    pub(super) fn new(entry: SealedEntry) -> Self {
-        let wrong_leaf = wrong_leaf(&entry);
+    pub(super) fn new(entry: &SealedEntry) -> Self {
         let SealedEntry { seal, leaf } = entry;
-        let wrong_chain = wrong_chain(&seal, leaf.as_ref());
+        let hash = |bytes: &Vec<u8>| bytes.as_slice().try_into().ok();
         Self {
             seq: seal.seq,
-            event_id: seal.event_id,
-            prev_hash: seal.prev_hash,
-            chain_hash: seal.chain_hash,
-            leaf_hash: leaf.as_ref().and_then(|leaf| leaf.leaf_hash.as_slice().try_into().ok()),
-            erased_by: leaf.and_then(|leaf| leaf.erased_by),
-            wrong_leaf,
-            wrong_chain,
+            event_id: seal.event_id.clone(),
+            prev_hash: hash(&seal.prev_hash),
+            chain_hash: hash(&seal.chain_hash),
+            leaf_hash: leaf.as_ref().and_then(|leaf| hash(&leaf.leaf_hash)),
+            erased_by: leaf.as_ref().and_then(|leaf| leaf.erased_by.clone()),
+            wrong_leaf: wrong_leaf(entry),
+            wrong_chain: wrong_chain(seal, leaf.as_ref()),
         }
     }
 }
@@ -259,6 +266,6 @@ fn wrong_content(leaf: &Leaf) -> Option<String> {
 
 fn wrong_chain(seal: &Seal, leaf: Option<&Leaf>) -> Option<String> {
     let leaf = leaf?;
-    (chain_hash(&seal.prev_hash, seal, &leaf.leaf_hash)[..] != seal.chain_hash)
+    (chain_hash(&seal.prev_hash, &Link::from(seal), &leaf.leaf_hash)[..] != seal.chain_hash)
         .then(|| "its chain hash does not cover what is there: the leaf or the seal was changed".into())
 }

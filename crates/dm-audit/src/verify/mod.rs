@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::pin::pin;
 
 use dm_core::{Error, OpContext, Result};
-use dm_store::Store;
+use dm_store::{SealedPart, Store};
 use futures::future::{self, BoxFuture};
 use futures::{FutureExt, Stream, StreamExt, stream};
 use serde::{Deserialize, Serialize};
@@ -23,14 +23,17 @@ use crate::log::AuditLog;
 use crate::retention::EXPIRE;
 
 mod chain;
+mod narrow;
 mod tree;
+
+pub use narrow::Rewritten;
 
 /// The action that erases a payload.
 pub(crate) const ERASE: &str = "audit:erase";
 /// Rows of a look at what is not sealed.
 const PAGE: u32 = 1024;
-/// Links of a part of the chain: sixteen full tiles.
-const PART: u32 = 4096;
+/// Links of a part of the chain: so many full tiles that opening the part costs nothing beside reading it.
+const PART: u32 = 64 * 256;
 /// Parts that are read and examined at once.
 const AT_ONCE: usize = 4;
 
@@ -82,6 +85,9 @@ pub struct AuditVerification {
     pub bad: u64,
     /// The first of them: by position, then those without one.
     pub first_bad: Option<BadEntry>,
+    /// Between which entries the log was rewritten, where the first bad one is known by a head from outside alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rewritten: Option<Rewritten>,
     /// The last link as the store says it: what to note elsewhere.
     pub head: LogHead,
     /// The head from elsewhere that the log was held against.
@@ -100,18 +106,14 @@ pub struct AuditVerification {
 
 /// A part of the chain, examined.
 struct Part {
-    entries: Vec<Examined>,
+    links: SealedPart<Examined>,
     /// Position of its last link.
     up_to: i64,
-    /// Position behind the entries whose row cannot be read at all, and why; nothing behind it was read.
-    unreadable: Option<(i64, String)>,
 }
 
 impl Part {
     async fn read(store: Store, after: Option<i64>, up_to: i64) -> Result<Self> {
-        let mut entries = Vec::new();
-        let unreadable = store.each_sealed(after, up_to, |entry| entries.push(Examined::new(entry))).await?;
-        Ok(Self { entries, up_to, unreadable })
+        Ok(Self { links: store.examine_sealed(after, up_to, Examined::new).await?, up_to })
     }
 }
 
@@ -173,13 +175,13 @@ impl AuditLog {
             ctx.check()?;
             let mut part = part?;
             loop {
-                if let Some(last) = part.entries.last() {
+                if let Some(last) = part.links.entries.last() {
                     tree.prepare(self.store(), last.seq).await?;
                 }
-                for entry in &part.entries {
+                for entry in &part.links.entries {
                     checker.entry(entry, tree);
                 }
-                for entry in &part.entries {
+                for entry in &part.links.entries {
                     let Some(run) = &entry.erased_by else { continue };
                     let known = match erasures.get(run) {
                         Some(known) => *known,
@@ -199,7 +201,7 @@ impl AuditLog {
                 {
                     checker.bad_at(seq, why);
                 }
-                let Some((seq, why)) = part.unreadable.take() else { break };
+                let Some((seq, why)) = part.links.unreadable.take() else { break };
                 checker.unreadable(seq, &why);
                 tree.stop();
                 part = Part::read(self.store().clone(), Some(seq), part.up_to).await?;

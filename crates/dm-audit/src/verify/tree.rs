@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use dm_core::Result;
 use dm_store::{CheckpointRow, Store};
 
-use super::{Kept, KeptResult};
+use super::{Kept, KeptResult, Rewritten};
 use crate::checkpoint::Checkpoint;
 use crate::log::AuditLog;
 use crate::merkle::{Accumulator, Hash, perfect_root};
@@ -36,6 +36,7 @@ pub(super) struct TreeCheck {
     roots: Vec<Hash>,
     next_kept: usize,
     pub(super) checked: u64,
+    rewritten: Option<Rewritten>,
     broken: bool,
 }
 
@@ -61,6 +62,7 @@ impl TreeCheck {
                 .collect(),
             next_kept: 0,
             checked: 0,
+            rewritten: None,
             broken: false,
         })
     }
@@ -112,14 +114,10 @@ impl TreeCheck {
             self.kept[at].ok = self.root() == self.roots[at];
             if !self.kept[at].ok {
                 let before = self.kept[..at].iter().rev().find(|k| k.ok).map_or(0, |k| k.size);
-                let place = &self.kept[at].place;
-                defect = Some((
-                    Some(signed(size)),
-                    format!(
-                        "the log was rewritten between entry {} and entry {size}: the checkpoint from {place} signs another",
-                        before + 1
-                    ),
-                ));
+                let place = self.kept[at].place.clone();
+                let span = Rewritten { from: before + 1, to: size, place };
+                defect = Some((Some(signed(size)), span.why()));
+                self.rewritten = Some(span);
                 break;
             }
         }
@@ -234,10 +232,11 @@ impl TreeCheck {
         Ok(Vec::new())
     }
 
-    /// Whether a checkpoint at this size was compared.
-    pub(super) fn into_result(self) -> (u64, Vec<KeptResult>, Option<Hash>) {
+    /// How many signed heads of the store were compared, those from outside, the root of the whole tree, and where the log was
+    /// rewritten.
+    pub(super) fn into_result(self) -> (u64, Vec<KeptResult>, Option<Hash>, Option<Rewritten>) {
         let root = (!self.broken).then(|| self.root.unwrap_or_else(|| self.root()));
-        (self.checked, self.kept, root)
+        (self.checked, self.kept, root, self.rewritten)
     }
 
     /// From here on the tree says nothing any more.

@@ -5,6 +5,8 @@
 
 #[path = "../../../dm-store/tests/support/mod.rs"]
 mod support;
+
+mod narrowing;
 mod tree;
 
 use std::collections::HashSet;

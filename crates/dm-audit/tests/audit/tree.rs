@@ -28,14 +28,14 @@ on_both!(
     an_erased_payload_breaks_no_proof,
 );
 
-struct Signed {
-    place: Place,
-    log: AuditLog,
-    folder: tempfile::TempDir,
+pub(crate) struct Signed {
+    pub(crate) place: Place,
+    pub(crate) log: AuditLog,
+    pub(crate) folder: tempfile::TempDir,
 }
 
 impl Signed {
-    async fn new(place: Place, events: u64) -> Self {
+    pub(crate) async fn new(place: Place, events: u64) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let key = LogKey::create(&folder.path().join("audit.key"), Some("example.com/shop")).unwrap();
         let log = AuditLog::new(place.open().await.unwrap()).signed_by(key);
@@ -44,7 +44,7 @@ impl Signed {
         this
     }
 
-    async fn add(&self, events: std::ops::Range<u64>) -> SignedCheckpoint {
+    pub(crate) async fn add(&self, events: std::ops::Range<u64>) -> SignedCheckpoint {
         self.log.append_all(&events.map(event).collect::<Vec<_>>()).await.unwrap();
         let report = self.log.seal(&ctx()).await.unwrap();
         assert_eq!(report.unsigned, None);
@@ -73,13 +73,13 @@ impl Signed {
         (result.ok, bad.as_ref().and_then(|b| b.seq), bad.map(|b| b.why).unwrap_or_default())
     }
 
-    async fn copy(&self) {
+    pub(crate) async fn copy(&self) {
         for table in TABLES {
             self.place.raw(&format!("CREATE TABLE copy_{table} AS SELECT * FROM {table}")).await;
         }
     }
 
-    async fn restore(&self) {
+    pub(crate) async fn restore(&self) {
         for table in TABLES {
             self.place
                 .raw(&format!("DELETE FROM {table}; INSERT INTO {table} SELECT * FROM copy_{table}"))

@@ -10,6 +10,7 @@
     clippy::cast_possible_wrap
 )]
 
+mod checkpoints;
 mod copy;
 mod damage;
 mod delta;

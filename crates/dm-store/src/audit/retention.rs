@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use dm_core::{Result, RunId};
 
-use crate::audit::Leaf;
+use super::Leaf;
 use crate::sql::{Columns, Sql, micros};
 use crate::store::{Store, commit};
 

@@ -31,6 +31,15 @@ pub struct SealedHash {
     pub leaf_hash: Option<Vec<u8>>,
 }
 
+/// The leaves by which the tree is to grow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NewLeaves {
+    /// Those behind the tree's end as the store has them, at most so many.
+    Stored(u32),
+    /// These, which were just sealed; none where the tree is not where they begin.
+    Sealed(Vec<SealedHash>),
+}
+
 /// A signed head as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckpointRow {
@@ -76,7 +85,7 @@ impl Store {
         tiles(&mut *self.reader().acquire().await.map_err(crate::error::map)?, places).await
     }
 
-    /// Lets the tree follow the chain by one step: hands up to `limit` seals behind the tree's end to `grow`, with the tiles
+    /// Lets the tree follow the chain by one step: hands the leaves behind the tree's end to `grow`, with the tiles
     /// that `edge` asks for, and keeps the tiles that it gives. One transaction that holds the lease. Gives how many leaves
     /// were added.
     ///
@@ -87,25 +96,21 @@ impl Store {
         ctx: &OpContext,
         lease: &Lease,
         duration: Duration,
-        limit: u32,
+        leaves: NewLeaves,
         edge: impl FnOnce(i64) -> Vec<(i64, i64)> + Send,
         grow: impl FnOnce(i64, &[Tile], &[SealedHash]) -> Result<Vec<Tile>> + Send,
     ) -> Result<u64> {
         let mut transaction = self.begin().await?;
         fence(&mut transaction, ctx, lease, duration).await?;
         let size = tree_size(&mut transaction).await?;
-        let rows = Sql::new(
-            "SELECT s.seq, l.leaf_hash FROM audit_seals s LEFT JOIN audit_leaves l ON l.id = s.leaf_id \
-             WHERE s.seq > $1 ORDER BY s.seq LIMIT $2",
-        )
-        .bind(size)
-        .bind(i64::from(limit))
-        .all(&mut *transaction)
-        .await?;
-        if rows.is_empty() {
+        let fresh = match leaves {
+            NewLeaves::Stored(limit) => sealed_hashes(&mut transaction, size, limit).await?,
+            NewLeaves::Sealed(leaves) if leaves.first().is_some_and(|l| l.seq == size + 1) => leaves,
+            NewLeaves::Sealed(_) => Vec::new(),
+        };
+        if fresh.is_empty() {
             return Ok(0);
         }
-        let fresh = rows.iter().map(read_sealed_hash).collect::<Result<Vec<_>>>()?;
         let edge = tiles(&mut transaction, &edge(size)).await?;
         for tile in grow(size, &edge, &fresh)? {
             Sql::new(
@@ -226,6 +231,18 @@ async fn tree_size(on: &mut sqlx::AnyConnection) -> Result<i64> {
     let mut columns = Columns::new(&row);
     let (index, bytes): (i64, i64) = (columns.take()?, columns.take()?);
     Ok(index.saturating_mul(256).saturating_add(bytes / 32))
+}
+
+async fn sealed_hashes(on: &mut sqlx::AnyConnection, after: i64, limit: u32) -> Result<Vec<SealedHash>> {
+    let rows = Sql::new(
+        "SELECT s.seq, l.leaf_hash FROM audit_seals s LEFT JOIN audit_leaves l ON l.id = s.leaf_id \
+         WHERE s.seq > $1 ORDER BY s.seq LIMIT $2",
+    )
+    .bind(after)
+    .bind(i64::from(limit))
+    .all(on)
+    .await?;
+    rows.iter().map(read_sealed_hash).collect()
 }
 
 async fn tiles(on: &mut sqlx::AnyConnection, places: &[(i64, i64)]) -> Result<Vec<Tile>> {
