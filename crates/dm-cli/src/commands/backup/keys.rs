@@ -19,13 +19,17 @@ pub(super) async fn new_key(session: &mut Session, dm: &DataManager, args: NewKe
     session.out.document("key", &[("key", &key)])?;
     tell_key(session, &key)?;
     session.out.say("")?;
-    session.out.heading("For the configuration")?;
+    session.out.heading("For the configuration of a new repository")?;
     session.out.say("  [repository]")?;
     session.out.say(format!("  recipients = [\"{}\"]", key.recipient))?;
     session.out.say(format!("  index_identity_file = \"{}\"", key.index_path.display()))?;
     session
         .out
         .say(format!("  identity_files = [\"{}\"]    # only where restores are made", key.path.display()))?;
+    session.out.say(format!(
+        "A repository that has recipients gets one more with \"dm backup key rewrap --add {}\".",
+        key.path.display()
+    ))?;
     Ok(Exit::Done)
 }
 
