@@ -9,6 +9,7 @@ Needs Debian's `restic` (apt-get install restic), 0.14 or later: before that it 
 """
 
 import argparse
+import asyncio
 import json
 import os
 import shutil
@@ -16,9 +17,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from http.client import HTTPConnection
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from backup import make_sqlite
@@ -113,35 +111,46 @@ def compare(places, rounds):
     return full, unchanged, restore
 
 
-class Slow(BaseHTTPRequestHandler):
-    """Passes every request on after a round trip's time; requests of several connections wait side by side."""
+class Door:
+    """Passes bytes on, what a client asks after a round trip's time; requests of several connections wait side by side."""
 
-    protocol_version = "HTTP/1.1"
-    upstream, trip = None, 0.0
-    requests = 0
+    METHODS = (b"GET ", b"HEAD ", b"PUT ", b"POST ", b"DELETE ")
 
-    def pass_on(self):
-        Slow.requests += 1
-        time.sleep(self.trip)
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        connection = HTTPConnection(*self.upstream)
-        connection.request(self.command, self.path, body or None, dict(self.headers))
-        answer = connection.getresponse()
-        content = answer.read()
-        self.send_response(answer.status)
-        for name, value in answer.getheaders():
-            if name.lower() not in ("transfer-encoding", "connection", "content-length", "date", "server"):
-                self.send_header(name, value)
-        length = answer.getheader("Content-Length") if self.command == "HEAD" else str(len(content))
-        self.send_header("Content-Length", length or "0")
-        self.end_headers()
-        self.wfile.write(content)
-        connection.close()
+    def __init__(self, host, port, trip):
+        self.upstream, self.trip, self.requests = (host, port), trip, 0
+        self.loop = asyncio.new_event_loop()
+        server = self.loop.run_until_complete(
+            asyncio.start_server(self.serve, "127.0.0.1", 0, backlog=1024)
+        )
+        self.port = server.sockets[0].getsockname()[1]
+        threading.Thread(target=self.loop.run_forever, daemon=True).start()
 
-    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = pass_on
+    async def serve(self, client, answers):
+        requests, server = None, None
+        try:
+            server, requests = await asyncio.open_connection(*self.upstream)
+            await asyncio.gather(self.ask(client, requests), self.pass_on(server, answers))
+        except OSError:
+            pass  # Whoever hung up is answered by the other side.
+        finally:
+            for writer in (requests, answers):
+                if writer:
+                    writer.close()
 
-    def log_message(self, *_):
-        pass
+    async def ask(self, client, requests):
+        while asked := await client.read(1 << 16):
+            if asked.startswith(self.METHODS):
+                self.requests += 1
+                await asyncio.sleep(self.trip)
+            requests.write(asked)
+            await requests.drain()
+        requests.close()
+
+    async def pass_on(self, server, answers):
+        while answered := await server.read(1 << 16):
+            answers.write(answered)
+            await answers.drain()
+        answers.close()
 
 
 def listing(args, places):
@@ -151,9 +160,6 @@ def listing(args, places):
     host, port = args.s3.removeprefix("http://").split(":")
     small = places.scratch / "small.db"
     make_sqlite(small, 50_000)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
-    Slow.upstream = (host, int(port))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
 
     def config(endpoint):
         path = places.scratch / "listing.toml"
@@ -170,12 +176,11 @@ def listing(args, places):
         subprocess.run([DM, "--config", direct, "backup", "run", "--no-verify", "--json"], check=True, stdout=subprocess.DEVNULL)
         if number % 100 == 99:
             print(f"  {number + 1} backups", flush=True)
-    slow = config(f"http://127.0.0.1:{server.server_port}")
-    Slow.trip, Slow.requests = args.trip / 1000, 0
+    door = Door(host, int(port), args.trip / 1000)
+    slow = config(f"http://127.0.0.1:{door.port}")
     contender = Contender("dm backup list", lambda: [DM, "--config", slow, "backup", "list", "--json"])
     alternate([contender], args.rounds)
-    server.shutdown()
-    requests = Slow.requests // (args.rounds + 1)
+    requests = door.requests // (args.rounds + 1)
     seconds = measure.median(contender)
     return (
         f"Listing of {args.listing:,} backups in an S3 store, each request taking {args.trip} ms more: **{seconds:.2f} s**, "
@@ -193,18 +198,24 @@ def main():
     parser.add_argument("--bucket", default="dm-bench", help="its bucket (default: dm-bench)")
     parser.add_argument("--listing", type=int, default=1000, help="backups to list (default: 1000)")
     parser.add_argument("--trip", type=int, default=20, help="milliseconds that each request takes more (default: 20)")
+    parser.add_argument("--listing-only", action="store_true", help="only the listing, into a section of its own")
     parser.add_argument("--dm", default=None, help="another dm than the release build")
     args = parser.parse_args()
     if args.dm:
         globals()["DM"] = Path(args.dm)
     if not DM.is_file():
         sys.exit(f"{DM} is missing: cargo build --release --bin dm")
-    if not shutil.which("restic"):
+    if args.listing_only and not args.s3:
+        sys.exit("bench repository: --listing-only needs the endpoint of an S3 store: --s3 http://127.0.0.1:9000")
+    if not args.listing_only and not shutil.which("restic"):
         sys.exit("bench repository: restic is missing: apt-get install restic (0.14 or later)")
     end_on_sigterm()
     scratch = Path(tempfile.mkdtemp(prefix="dm-bench-", dir=args.scratch))
     try:
         database = scratch / "shop.db"
+        if args.listing_only:
+            report.write("repository-listing", "Repository: listing many backups", listing(args, Places(scratch, database)))
+            return
         print(f"repository: making {args.scale} GiB", flush=True)
         make_sqlite(database, args.scale * 2**30)
         places = Places(scratch, database)

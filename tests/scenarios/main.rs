@@ -9,6 +9,7 @@ mod drills;
 mod examples;
 mod interruption;
 mod logs;
+mod many_writers;
 mod migrations;
 mod object_stores;
 mod operations;

@@ -5,7 +5,9 @@
 mod archive;
 mod capturing;
 mod drifting;
+mod giving_way;
 mod killed;
+mod killed_upkeep;
 mod migrating;
 mod migrating_place;
 mod migrating_tools;

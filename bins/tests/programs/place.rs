@@ -30,6 +30,18 @@ impl Place {
         Self { folder }
     }
 
+    /// For a SQLite database `shop.db`, which is not there yet; with more sections of the configuration.
+    pub(crate) fn sqlite(sections: &str) -> Self {
+        let folder = tempfile::Builder::new().prefix("dm-bins-").tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("home")).unwrap();
+        let configuration = format!(
+            "[engines.main]\nurl = \"sqlite:shop.db?mode=rwc\"\n\
+             [repository]\nurl = \"backups\"\npack_size = \"1 MiB\"\n{sections}"
+        );
+        std::fs::write(folder.path().join("dm.toml"), configuration).unwrap();
+        Self { folder }
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }

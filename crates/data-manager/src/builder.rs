@@ -188,6 +188,7 @@ impl DataManagerBuilder {
             zstd_level: config.repository.zstd_level,
             threads: config.repository.threads,
             memory_bytes: config.repository.memory.0,
+            connections: config.repository.connections,
             rate_limit: config.repository.rate_limit.map(|rate| RateLimit::new(rate.0)),
             pack_bytes: config.repository.pack_size.0,
         };

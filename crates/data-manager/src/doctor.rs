@@ -103,7 +103,7 @@ fn check_clock(ctx: &OpContext) -> Finding {
     }
 }
 
-fn finding_of(check: &str, error: &dm_core::Error) -> Finding {
+pub(crate) fn finding_of(check: &str, error: &dm_core::Error) -> Finding {
     let finding = Finding::new(Level::Error, check, error.full_message());
     match error.hint() {
         Some(hint) => finding.with_mend(hint),
@@ -138,6 +138,16 @@ async fn check_repository(ctx: &OpContext, settings: &RepositorySettings) -> Vec
             }
             if repository.is_encrypted() {
                 findings.extend(check_keys(ctx, &repository).await);
+            }
+            if settings.store.object_lock {
+                findings.push(
+                    Finding::new(
+                        Level::Info,
+                        "object_lock",
+                        "objects are locked for as long as the bucket's default retention says; no lock is made longer because a newer backup needs the object",
+                    )
+                    .with_mend("take a full backup, or run \"dm backup rewrite\", at least once in that period"),
+                );
             }
             if repository.single_writer() {
                 findings.push(Finding::new(

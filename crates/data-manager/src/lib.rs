@@ -92,4 +92,4 @@ pub use places::{PRIMARY, PlaceCopy, PlaceStatus};
 pub use production::LintReport;
 pub use restores::{RestoreOptions, RestorePlan};
 pub use schemas::{PlannedLocks, WrittenMigration};
-pub use status::{StatusReport, TargetStatus, Verdict};
+pub use status::{KeyStatus, StatusReport, TargetStatus, Verdict};

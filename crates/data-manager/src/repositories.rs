@@ -34,6 +34,7 @@ pub(crate) struct RepositorySettings {
     pub(crate) threads: usize,
     pub(crate) memory_bytes: u64,
     pub(crate) pack_bytes: u64,
+    pub(crate) connections: usize,
     /// Shared by every repository that is opened with these settings.
     pub(crate) rate_limit: Option<RateLimit>,
 }
@@ -146,6 +147,7 @@ impl RepositorySettings {
             zstd_level: self.zstd_level,
             threads: self.threads,
             memory_bytes: self.memory_bytes,
+            connections: Some(self.connections),
             rate_limit: self.rate_limit.clone(),
         })
     }

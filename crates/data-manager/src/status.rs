@@ -6,9 +6,11 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 use dm_backup::{BackupRow, TargetLog};
 use dm_core::{BackupMode, Engine, ErrorKind, Finding, OpContext, Period, Result, TargetName};
+use dm_repository::Repository;
 use dm_store::{ProofKind, RecoveryProof};
 use serde::Serialize;
 
+use crate::doctor::finding_of;
 use crate::operations::OperationKind;
 use crate::pipeline::Operation;
 use crate::{AuditStatus, DataManager, PlaceStatus};
@@ -62,6 +64,19 @@ pub struct TargetStatus {
     pub log: Option<TargetLog>,
 }
 
+/// How far the change of recipients has come.
+#[derive(Clone, Debug, Serialize)]
+pub struct KeyStatus {
+    /// The generation of recipients that counts.
+    pub generation: u32,
+    /// Encrypted backups.
+    pub backups: u64,
+    /// Those of them that not every recipient of this generation can read.
+    pub backups_behind: u64,
+    /// Keys of the log that not every recipient of this generation can open.
+    pub log_keys_behind: u64,
+}
+
 /// The page.
 #[derive(Clone, Debug, Serialize)]
 pub struct StatusReport {
@@ -74,6 +89,9 @@ pub struct StatusReport {
     /// The copies of the repository, and how far each is behind.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub places: Vec<PlaceStatus>,
+    /// Who can read an encrypted repository whose recipients were changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keys: Option<KeyStatus>,
     /// What could not be read.
     pub problems: Vec<Finding>,
     /// When this was looked at.
@@ -90,14 +108,18 @@ impl DataManager {
     }
 
     async fn look(&self, ctx: &OpContext) -> Result<StatusReport> {
-        let (rows, problems) = match self.backups(ctx).await {
+        let (rows, mut problems, keys) = match self.backups(ctx).await {
             Ok(service) => {
                 let list = service.list(ctx, None).await?;
-                (list.backups, list.problems)
+                (list.backups, list.problems, key_status(ctx, &service.repository).await)
             }
-            Err(error) if error.kind() == ErrorKind::NotFound => (Vec::new(), Vec::new()),
+            Err(error) if error.kind() == ErrorKind::NotFound => (Vec::new(), Vec::new(), Ok(None)),
             Err(error) => return Err(error),
         };
+        let keys = keys.unwrap_or_else(|error| {
+            problems.push(finding_of("keys", &error));
+            None
+        });
         let mut names: Vec<TargetName> = rows.iter().map(|r| r.target.clone()).collect();
         for engine in self.engines() {
             // An engine is protected by its rows or by its server's files: only where there is neither, one is missed.
@@ -124,7 +146,7 @@ impl DataManager {
         let verdict = if problems.is_empty() { worst } else { worst.max(Verdict::AtRisk) };
         let audit = self.audit_status(ctx).await?;
         let places = self.place_status(ctx).await;
-        Ok(StatusReport { verdict, targets, audit, places, problems, at: ctx.now() })
+        Ok(StatusReport { verdict, targets, audit, places, keys, problems, at: ctx.now() })
     }
 
     /// The logs that are shipped: of the targets named, and of the servers' own targets.
@@ -170,6 +192,20 @@ impl DataManager {
             last_drill: drills.into_iter().next(),
         })
     }
+}
+
+/// Looks at every backup's key objects only where the recipients were ever changed.
+async fn key_status(ctx: &OpContext, repository: &Repository) -> Result<Option<KeyStatus>> {
+    if !repository.is_encrypted() || repository.recipients(ctx).await?.len() < 2 {
+        return Ok(None);
+    }
+    let list = repository.key_list(ctx).await?;
+    Ok(Some(KeyStatus {
+        generation: list.generation,
+        backups: list.backups,
+        backups_behind: list.behind.len() as u64,
+        log_keys_behind: list.log_keys_behind,
+    }))
 }
 
 impl TargetStatus {

@@ -15,6 +15,7 @@ mod failure;
 mod instant;
 mod logging;
 mod output;
+mod priority;
 mod progress;
 mod session;
 mod signals;
@@ -106,6 +107,7 @@ pub fn run(program: Program, surroundings: Surroundings) -> Exit {
         folder,
         cancel: cancel.clone(),
         style,
+        owns_process: surroundings.owns_process,
     };
     let exit = runtime.block_on(async {
         let stopped = otherwise.unwrap_or(Exit::Interrupted);

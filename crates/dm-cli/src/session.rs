@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use data_manager::config::LoadOptions;
-use data_manager::{Actor, ByteSize, Config, DataManager, OpContext, Result, Secret};
+use data_manager::{Actor, Config, DataManager, OpContext, Result, Secret};
 use tokio_util::sync::CancellationToken;
 
-use crate::args::GlobalArgs;
+use crate::args::{GlobalArgs, ResourceArgs};
 use crate::commands::files;
 use crate::confirm::Questions;
 use crate::console::Console;
@@ -27,6 +27,8 @@ pub(crate) struct Session {
     pub(crate) folder: PathBuf,
     pub(crate) cancel: CancellationToken,
     pub(crate) style: Style,
+    /// Whether the process is ours, and not that of a test.
+    pub(crate) owns_process: bool,
 }
 
 impl Session {
@@ -45,14 +47,14 @@ impl Session {
         })
     }
 
-    /// The system over that configuration, with another limit of bytes a second where one is given, and more files of secret keys.
+    /// The system over that configuration, with other resources where flags give them, and more files of secret keys.
     /// Connects to nothing yet.
     ///
     /// # Errors
     /// As [`Config::load`]; `Invalid`, `Unsupported` for what is wrong with an engine.
     pub(crate) fn manager(
         &self,
-        rate_limit: Option<ByteSize>,
+        resources: ResourceArgs,
         (identities, passphrase): (&[PathBuf], Option<&Path>),
     ) -> Result<DataManager> {
         let mut config = self.config()?;
@@ -60,9 +62,11 @@ impl Session {
             config.repository.passphrase = self.passphrase(passphrase)?;
         }
         config.repository.identity_files.extend(identities.iter().map(|file| self.folder.join(file)));
-        if rate_limit.is_some() {
-            config.repository.rate_limit = rate_limit;
-        }
+        let repository = &mut config.repository;
+        repository.rate_limit = resources.rate_limit.or(repository.rate_limit);
+        repository.memory = resources.memory.unwrap_or(repository.memory);
+        repository.connections = resources.connections.map_or(repository.connections, Into::into);
+        repository.threads = resources.threads.map_or(repository.threads, Into::into);
         let actor = self.actor(Some(config.access.default_actor_roles.clone()));
         let builder = DataManager::builder().config(config).actor(actor);
         match &self.global.place {

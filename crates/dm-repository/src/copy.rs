@@ -8,6 +8,7 @@ mod records;
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use dm_core::{BackupId, Effect, Error, ErrorKind, Finding, Level, OpContext, Progress, Result, TargetName};
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
@@ -15,13 +16,13 @@ use serde::Serialize;
 
 use crate::format::BACKUP_FORMAT;
 use crate::index::PageReader;
-use crate::lease::{Lease, Purpose};
+use crate::lease::{self, Lease, Purpose};
 use crate::repository::Repository;
 use crate::verify::{Expected, expected};
 use crate::{BackupHeader, Listing, document, paths, tombstone};
 
 /// The most objects on their way at once, whatever memory there is.
-const MAX_AT_ONCE: u64 = 8;
+const MAX_AT_ONCE: usize = 8;
 
 /// What to copy.
 #[derive(Clone, Debug, Default)]
@@ -238,6 +239,10 @@ impl Copying<'_> {
             self.to.refuse_others(lease).await?;
         }
         self.ctx.run(self.from.check_usable(target, id)).await?;
+        // A sweep is as patient with it as with any backup that can be gone on with.
+        let copying = paths::copying(target, id);
+        let said = self.to.inner.storage.create(&copying, Bytes::from_static(b"1"));
+        self.ctx.run(said).await?;
         let mut copied = self.objects(header).await?;
         let commit = self.ctx.run(self.from.inner.storage.get(&paths::commit(target, id))).await?;
         if document::read::<BackupHeader>(BACKUP_FORMAT, &commit)? != *header {
@@ -247,8 +252,10 @@ impl Copying<'_> {
         lease.prove().await?;
         self.to.inner.check_references(header).await?;
         copied.bytes += commit.len() as u64;
-        // From here on it is no longer interrupted: it is done, or it takes itself back.
+        // Where nothing may be deleted a byte stays.
         let storage = &self.to.inner.storage;
+        lease::deleted(self.ctx.run(storage.delete(vec![copying])).await)?;
+        // From here on it is no longer interrupted: it is done, or it takes itself back.
         storage.create_own(&paths::commit(target, id), commit).await.map_err(|e| match e.kind() {
             ErrorKind::Conflict => e,
             _ => e.with_effect(Effect::Unknown).with_hint("copy again: the commit may have arrived"),
@@ -312,13 +319,12 @@ impl Copying<'_> {
     async fn send(&self, wanted: Vec<Wanted>) -> Result<()> {
         let total = wanted.iter().map(|object| object.size).sum();
         self.ctx.progress(Progress::Phase { name: "copying", total_bytes: Some(total) });
-        let at_once = (self.from.inner.options.memory_bytes / self.from.inner.description.pack_bytes)
-            .clamp(2, MAX_AT_ONCE);
+        let at_once = self.from.inner.memory.packs.min(MAX_AT_ONCE);
         let sends = wanted.into_iter().map(|object| async move {
             self.send_one(&object).await.map_err(|e| e.about(object.key.as_ref()))?;
             Ok::<_, Error>(object.size)
         });
-        let mut sent = futures::stream::iter(sends).buffer_unordered(usize::try_from(at_once).unwrap_or(2));
+        let mut sent = futures::stream::iter(sends).buffer_unordered(at_once);
         while let Some(bytes) = self.ctx.run(sent.try_next()).await? {
             self.ctx.progress(Progress::Bytes(bytes));
         }

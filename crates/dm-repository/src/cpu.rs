@@ -16,14 +16,14 @@ const FAST_LEVEL: i32 = 3;
 #[derive(Clone, Debug)]
 pub(crate) struct Cpu {
     permits: Arc<Semaphore>,
-    pub(crate) threads: usize,
+    /// Steps that a member's blocks are ahead of what was written of it.
+    pub(crate) ahead: usize,
     pub(crate) level: i32,
 }
 
 impl Cpu {
-    pub(crate) fn new(threads: usize, level: i32) -> Self {
-        let threads = threads.max(1);
-        Self { permits: Arc::new(Semaphore::new(threads)), threads, level }
+    pub(crate) fn new(threads: usize, ahead: usize, level: i32) -> Self {
+        Self { permits: Arc::new(Semaphore::new(threads.max(1))), ahead, level }
     }
 
     /// Starts work as soon as a thread is free. Where it has to wait, that happens in a task of its own: a permit must never

@@ -113,7 +113,7 @@ fn page_digests(
     page_bytes: u64,
     size: u64,
 ) -> BoxStream<'static, Result<Page>> {
-    let threads = cpu.threads;
+    let ahead = cpu.ahead;
     let mut at = 0;
     present
         .map(move |block| {
@@ -131,7 +131,7 @@ fn page_digests(
                 Ok::<_, Error>(stream::iter(pages.into_iter().map(Ok)))
             }
         })
-        .buffered(threads + 1)
+        .buffered(ahead + 1)
         .try_flatten()
         .boxed()
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use dm_core::{Error, Result};
 use futures::{StreamExt, TryStreamExt};
-use tokio::sync::watch;
+use tokio::sync::{SemaphorePermit, watch};
 
 use crate::Identity;
 use crate::cpu::{MAX_FRAME_CONTENT, decompress};
@@ -202,6 +202,7 @@ impl Fetcher {
             let identity = repository.backup_key(&self.pages.target, pack.backup).await?;
             let header = self.header(pack, size).await?;
             let sealed = sealed_range(&range, header.len() as u64, size)?;
+            let _room = self.room(&sealed).await?;
             let bytes = repository.storage.get_range(&key, sealed.clone()).await?;
             let pack = SparsePack { size, header, start: sealed.start, bytes, at: 0 };
             repository.cpu.run(move || open_frames(pack, &identity, &frames)).await?
@@ -211,6 +212,7 @@ impl Fetcher {
                     Error::corrupt("the map names a frame behind the end of the pack").about(key.as_ref())
                 );
             }
+            let _room = self.room(&range).await?;
             let bytes = repository.storage.get_range(&key, range.clone()).await?;
             repository
                 .cpu
@@ -229,6 +231,14 @@ impl Fetcher {
                 .await?
         };
         result.map_err(|e| e.about(key.as_ref()))
+    }
+
+    /// Room for what is fetched, from the first byte until its frames are open. Nothing else is waited for meanwhile.
+    async fn room(&self, range: &Range<u64>) -> Result<SemaphorePermit<'_>> {
+        let repository = &self.pages.repository;
+        let bytes = u32::try_from(range.end - range.start).unwrap_or(u32::MAX);
+        let room = repository.fetching.acquire_many(bytes.min(repository.memory.fetch_bytes)).await;
+        room.map_err(|e| Error::internal("nothing more is fetched").with_source(e))
     }
 
     /// The age header and nonce of a pack.

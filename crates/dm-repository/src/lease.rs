@@ -70,7 +70,7 @@ impl Lease {
     ) -> Result<Self> {
         let body = LeaseBody { holder: Uuid::now_v7(), purpose, target: target.cloned(), backup, n: 0 };
         let state = Arc::new(State {
-            storage: storage.clone(),
+            storage: storage.for_lease(),
             body,
             lifetime,
             progress: Mutex::new(Progress::default()),

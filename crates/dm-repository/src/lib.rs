@@ -9,9 +9,11 @@
 //!   it keeps the log that was shipped ([`Repository::put_log`], [`LogListing`]).
 //! - Nothing here knows an engine: what goes in and out are members, blocks and facts of `dm-core`.
 
+mod begin;
 mod checkpoints;
 mod cloud;
 mod commit;
+mod connections;
 mod content;
 mod copy;
 mod cpu;
@@ -36,10 +38,12 @@ mod log_pieces;
 mod logs;
 mod map;
 mod member_summary;
+mod memory;
 mod packs;
 mod page;
 mod parent;
 mod paths;
+mod place;
 mod rate;
 mod reader;
 mod recipients;
@@ -47,6 +51,7 @@ mod repair;
 mod repository;
 mod resume;
 mod rewrap;
+mod rewrap_plan;
 mod rewrite;
 mod storage;
 mod storage_class;
@@ -79,7 +84,8 @@ pub use reader::BackupReader;
 pub use recipients::RecipientsGeneration;
 pub use repair::RepairReport;
 pub use repository::{InitOptions, OpenOptions, Repository};
-pub use rewrap::{RewrapPlan, RewrapReport, RewrapRequest};
+pub use rewrap::RewrapReport;
+pub use rewrap_plan::{RewrapPlan, RewrapRequest};
 pub use sweep::{SweepOptions, SweepReport};
 pub use verify_options::{KnownSound, SampleProgress, SampleSize, VerifyOptions};
 pub use writer::{BackupStart, BackupWriter};

@@ -115,18 +115,17 @@ impl Packs {
         backup: BackupId,
         recipient: Option<Recipient>,
         pack_bytes: u64,
-        memory_bytes: u64,
+        at_once: usize,
         journal: Arc<Journal>,
         first: u32,
     ) -> Self {
-        let packs = usize::try_from(memory_bytes / pack_bytes).unwrap_or(usize::MAX).clamp(2, 64);
         Self {
             storage,
             target,
             backup,
             recipient,
             pack_bytes,
-            permits: Arc::new(Semaphore::new(packs)),
+            permits: Arc::new(Semaphore::new(at_once)),
             next: AtomicU32::new(first),
             stored: AtomicU64::new(0),
             given_up: CancellationToken::new(),
@@ -146,7 +145,9 @@ impl Packs {
     }
 
     fn open_pack(&self) -> Result<OpenPack> {
-        let room = usize::try_from(self.pack_bytes).unwrap_or(0).saturating_add(MAX_FRAME_CONTENT / 4);
+        // The last frame may reach beyond the size, and sealing adds a little: a buffer that has to grow would double.
+        let room = usize::try_from(self.pack_bytes + self.pack_bytes / 1024).unwrap_or(0);
+        let room = room.saturating_add(MAX_FRAME_CONTENT);
         let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let bytes = spare.unwrap_or_else(|| Vec::with_capacity(room));
         let buffer = HashedBuffer { bytes, hasher: blake3::Hasher::new() };

@@ -46,6 +46,11 @@ pub(crate) fn journal(target: &TargetName, id: BackupId) -> Path {
     Path::from(format!("backups/{target}/{id}/journal"))
 }
 
+/// What says that a copy is under way, or was interrupted and waits for the next one.
+pub(crate) fn copying(target: &TargetName, id: BackupId) -> Path {
+    Path::from(format!("backups/{target}/{id}/journal/copying"))
+}
+
 /// A journal page.
 pub(crate) fn journal_page(target: &TargetName, id: BackupId, n: u32) -> Path {
     Path::from(format!("backups/{target}/{id}/journal/{n:08}.page"))

@@ -5,19 +5,17 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use backon::Retryable;
-use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use dm_core::{BackupId, Error, ErrorKind, OpContext, Progress, RepositoryId, Result, TargetName};
-use object_store::path::Path;
-use object_store::{Error as StoreError, ObjectStore};
+use object_store::ObjectStore;
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
+use tokio::sync::Semaphore;
 
 use crate::cpu::Cpu;
-use crate::error::is_transient;
+use crate::memory::Memory;
+use crate::place::{Probe, foreign, plant, probe};
 use crate::recipients::{History, RecipientsGeneration};
-use crate::storage::{Created, Storage, backoff};
+use crate::storage::Storage;
 use crate::{Identity, RateLimit, Recipient, document, keys, log_keys, paths};
 
 const FORMAT: &str = "dm-repository";
@@ -65,8 +63,10 @@ pub struct OpenOptions {
     pub zstd_level: i32,
     /// Threads that compress, hash and decompress.
     pub threads: usize,
-    /// Bytes of packs held in memory at once; at least two packs are.
+    /// Bytes held in memory at once: packs being filled and on their way, what members have read ahead, what is being fetched.
     pub memory_bytes: u64,
+    /// The most requests to the store at once; leases have one more. No limit when `None`.
+    pub connections: Option<usize>,
     /// The most bytes a second to and from the store; no limit when `None`.
     pub rate_limit: Option<RateLimit>,
 }
@@ -80,7 +80,8 @@ impl Default for OpenOptions {
             expected_recipients: Vec::new(),
             zstd_level: 3,
             threads: std::thread::available_parallelism().map_or(2, std::num::NonZero::get),
-            memory_bytes: 96 << 20,
+            memory_bytes: 192 << 20,
+            connections: None,
             rate_limit: None,
         }
     }
@@ -114,6 +115,9 @@ pub(crate) struct Inner {
     pub(crate) description: Description,
     pub(crate) options: OpenOptions,
     pub(crate) cpu: Cpu,
+    pub(crate) memory: Memory,
+    /// Bytes that may be fetched and opened just now.
+    pub(crate) fetching: Semaphore,
     single_writer: bool,
     keys: Mutex<HashMap<BackupId, Arc<Identity>>>,
     /// The generations of recipients, as they were last seen.
@@ -188,7 +192,8 @@ impl Repository {
     /// `NotFound` when there is none, `Invalid` when something else is there or a key does not belong to it,
     /// `Unsupported` when it is of a newer version, `Corrupt`, `Denied`, `Unreachable`.
     pub async fn open(store: Arc<dyn ObjectStore>, ctx: &OpContext, open: OpenOptions) -> Result<Self> {
-        let mut storage = Storage::new(store).with_rate(open.rate_limit.clone());
+        let mut storage =
+            Storage::new(store).with_rate(open.rate_limit.clone()).with_connections(open.connections);
         if !(1..=19).contains(&open.zstd_level) {
             return Err(Error::invalid(format!("zstd level {} is not between 1 and 19", open.zstd_level)));
         }
@@ -228,12 +233,15 @@ impl Repository {
             ));
             tracing::warn!("the store does not honour create-only writes: single-writer mode");
         }
-        let cpu = Cpu::new(open.threads, open.zstd_level);
+        let memory = Memory::new(open.memory_bytes, description.pack_bytes, open.threads);
+        let cpu = Cpu::new(open.threads, memory.ahead, open.zstd_level);
         let inner = Inner {
             storage,
             description,
             options: open,
             cpu,
+            fetching: Semaphore::new(memory.fetch_bytes as usize),
+            memory,
             single_writer: !honours,
             keys: Mutex::new(HashMap::new()),
             history: Mutex::new(None),
@@ -410,96 +418,4 @@ fn check(description: &Description) -> Result<()> {
         Some(e) if e.recipients.is_empty() => Err(Error::invalid("encryption without recipients")),
         _ => Ok(()),
     }
-}
-
-fn already_there() -> Error {
-    Error::new(ErrorKind::AlreadyExists, "there is a repository here already").with_hint("open it instead")
-}
-
-/// Puts a repository's description into an empty place.
-async fn plant(store: &Arc<dyn ObjectStore>, ctx: &OpContext, document: Bytes) -> Result<()> {
-    let storage = Storage::new(Arc::clone(store));
-    let key = paths::repository();
-    if ctx.run(storage.exists(&key)).await? {
-        return Err(already_there());
-    }
-    if let Some(foreign) = foreign(&storage, ctx).await? {
-        return Err(Error::new(
-            ErrorKind::AlreadyExists,
-            format!("the place is not empty: it holds \"{foreign}\", which is no part of a repository"),
-        )
-        .with_hint("give the repository an empty folder or a prefix of its own"));
-    }
-    // A store without create-only PUTs is found out by the probe in `open`; here it must still work.
-    let mut created = storage.create(&key, document.clone()).await;
-    if matches!(&created, Err(e) if e.kind() == ErrorKind::Unsupported) {
-        created = storage.without_create().create(&key, document).await;
-    }
-    if created? == Created::Taken {
-        return Err(already_there());
-    }
-    Ok(())
-}
-
-/// Something in the place that no repository has.
-async fn foreign(storage: &Storage, ctx: &OpContext) -> Result<Option<String>> {
-    const OURS: [&str; 13] = [
-        "repository.json",
-        "recipients",
-        "log-keys",
-        "holds",
-        "audit",
-        "backups",
-        "logs",
-        "tombstones",
-        "pins",
-        "verifications",
-        "leases",
-        "probes",
-        "lost+found",
-    ];
-    let (folders, objects) = ctx.run(storage.children(None)).await?;
-    Ok(folders.into_iter().chain(objects).find(|name| !OURS.contains(&name.as_str())))
-}
-
-enum Probe {
-    Honoured,
-    Overwritten,
-    Unknown,
-    ReadOnly,
-}
-
-/// Creates the same key twice (§9): the second must fail. Each try takes a key of its own, since after a PUT whose outcome
-/// is unknown a refusal proves nothing.
-async fn probe(storage: &Storage) -> Result<Probe> {
-    let probed = (|| probe_once(storage)).retry(backoff()).when(is_transient).await;
-    let (result, key) = match probed {
-        Ok(probed) => probed,
-        Err(error) => {
-            let error = crate::error::store_error(error, "probes");
-            return if error.kind() == ErrorKind::Denied { Ok(Probe::ReadOnly) } else { Err(error) };
-        }
-    };
-    match storage.delete(vec![key]).await {
-        // Where nothing may be deleted, one byte stays.
-        Err(error) if error.kind() == ErrorKind::Denied => {
-            tracing::info!("the store lets nothing be deleted: backups are marked, and stay");
-        }
-        deleted => deleted?,
-    }
-    Ok(result)
-}
-
-async fn probe_once(storage: &Storage) -> Result<(Probe, Path), StoreError> {
-    let key = paths::probe(Uuid::now_v7());
-    let result = match storage.try_create(&key, Bytes::from_static(b"1")).await {
-        Err(StoreError::NotImplemented { .. } | StoreError::NotSupported { .. }) => Probe::Unknown,
-        Err(error) => return Err(error),
-        Ok(()) => match storage.try_create(&key, Bytes::from_static(b"2")).await {
-            Ok(()) => Probe::Overwritten,
-            Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => Probe::Honoured,
-            Err(error) => return Err(error),
-        },
-    };
-    Ok((result, key))
 }

@@ -226,8 +226,7 @@ impl Repository {
         };
         let (key, head) = (resumed.journal.clone(), resumed.head.clone());
         // Each may hold a pack, to look at its bytes.
-        let packs = self.inner.options.memory_bytes / self.inner.description.pack_bytes;
-        let at_once = usize::try_from(packs).unwrap_or(AT_ONCE).clamp(1, AT_ONCE);
+        let at_once = self.inner.memory.packs.min(AT_ONCE);
         let mut copied = stream::iter(found.pages.clone())
             .map(|n| {
                 let (key, head) = (&key, &head);

@@ -14,6 +14,7 @@ use object_store::{
 };
 
 use crate::RateLimit;
+use crate::connections::Connections;
 use crate::error::{is_transient, store_error};
 
 /// What came of a create-only PUT.
@@ -31,6 +32,7 @@ pub(crate) struct Storage {
     /// Whether the store knows create-only PUTs at all (it may still not honour them).
     knows_create: bool,
     rate: Option<RateLimit>,
+    connections: Connections,
 }
 
 /// How passing failures are tried again: six times in all, over some seconds.
@@ -44,13 +46,24 @@ pub(crate) fn backoff() -> ExponentialBuilder {
 
 impl Storage {
     pub(crate) fn new(store: Arc<dyn ObjectStore>) -> Self {
-        Self { store, knows_create: true, rate: None }
+        Self { store, knows_create: true, rate: None, connections: Connections::default() }
     }
 
     /// The same with a limit of bytes a second.
     pub(crate) fn with_rate(mut self, rate: Option<RateLimit>) -> Self {
         self.rate = rate;
         self
+    }
+
+    /// The same with so many requests at once.
+    pub(crate) fn with_connections(mut self, most: Option<usize>) -> Self {
+        self.connections = Connections::new(most);
+        self
+    }
+
+    /// The same for a lease, which must not come late because packs stand in line: it has a connection of its own.
+    pub(crate) fn for_lease(&self) -> Self {
+        Self { connections: Connections::default(), ..self.clone() }
     }
 
     /// The same without create-only PUTs, for a store that answers them with "not implemented".
@@ -79,23 +92,27 @@ impl Storage {
 
     /// The same; gives what the store calls the bytes that lie there now.
     async fn create_named(&self, key: &Path, bytes: Bytes) -> Result<(Created, Option<String>)> {
-        let put = || async {
-            let mode = if self.knows_create {
-                PutMode::Create
-            } else {
-                match self.store.head(key).await {
-                    Ok(_) => {
-                        return Err(StoreError::AlreadyExists {
-                            path: key.to_string(),
-                            source: "exists".into(),
-                        });
+        let put = || {
+            let (store, key, bytes) = (Arc::clone(&self.store), key.clone(), bytes.clone());
+            let knows_create = self.knows_create;
+            self.connections.run(async move {
+                let mode = if knows_create {
+                    PutMode::Create
+                } else {
+                    match store.head(&key).await {
+                        Ok(_) => {
+                            return Err(StoreError::AlreadyExists {
+                                path: key.to_string(),
+                                source: "exists".into(),
+                            });
+                        }
+                        Err(StoreError::NotFound { .. }) => PutMode::Overwrite,
+                        Err(error) => return Err(error),
                     }
-                    Err(StoreError::NotFound { .. }) => PutMode::Overwrite,
-                    Err(error) => return Err(error),
-                }
-            };
-            let options = PutOptions { mode, ..PutOptions::default() };
-            self.store.put_opts(key, PutPayload::from_bytes(bytes.clone()), options).await
+                };
+                let options = PutOptions { mode, ..PutOptions::default() };
+                store.put_opts(&key, PutPayload::from_bytes(bytes), options).await
+            })
         };
         match put.retry(backoff()).when(is_transient).await {
             Ok(put) => Ok((Created::Ours, put.e_tag)),
@@ -128,7 +145,10 @@ impl Storage {
 
     /// Lets the store copy an object to a key that nobody else can have chosen: nothing is sent.
     pub(crate) async fn copy(&self, from: &Path, to: &Path) -> Result<()> {
-        let copy = || async { self.store.copy(from, to).await };
+        let copy = || {
+            let (store, from, to) = (Arc::clone(&self.store), from.clone(), to.clone());
+            self.connections.run(async move { store.copy(&from, &to).await })
+        };
         copy.retry(backoff()).when(is_transient).await.map_err(|error| store_error(error, from.as_ref()))
     }
 
@@ -140,7 +160,10 @@ impl Storage {
 
     /// A small object: counted, but not held up.
     pub(crate) async fn get(&self, key: &Path) -> Result<Bytes> {
-        let get = || async { self.store.get(key).await?.bytes().await };
+        let get = || {
+            let (store, key) = (Arc::clone(&self.store), key.clone());
+            self.connections.run(async move { store.get(&key).await?.bytes().await })
+        };
         let bytes = get
             .retry(backoff())
             .when(is_transient)
@@ -172,7 +195,10 @@ impl Storage {
     pub(crate) async fn get_range(&self, key: &Path, range: Range<u64>) -> Result<Bytes> {
         let length = range.end - range.start;
         self.admit(length).await;
-        let get = || async { self.store.get_range(key, range.clone()).await };
+        let get = || {
+            let (store, key, range) = (Arc::clone(&self.store), key.clone(), range.clone());
+            self.connections.run(async move { store.get_range(&key, range).await })
+        };
         let bytes = get
             .retry(backoff())
             .when(is_transient)
@@ -185,7 +211,10 @@ impl Storage {
     }
 
     pub(crate) async fn head(&self, key: &Path) -> Result<ObjectMeta> {
-        let head = || async { self.store.head(key).await };
+        let head = || {
+            let (store, key) = (Arc::clone(&self.store), key.clone());
+            self.connections.run(async move { store.head(&key).await })
+        };
         head.retry(backoff()).when(is_transient).await.map_err(|error| store_error(error, key.as_ref()))
     }
 
@@ -204,7 +233,11 @@ impl Storage {
 
     /// The same, keeping only what is made of each object: a long listing in little memory.
     pub(crate) async fn list_as<T>(&self, folder: &Path, each: impl Fn(ObjectMeta) -> T) -> Result<Vec<T>> {
-        let list = || async { self.store.list(Some(folder)).map_ok(&each).try_collect::<Vec<_>>().await };
+        let list = || async {
+            // Whoever lists waits for the end of it, and for nothing else.
+            let _connection = self.connections.take().await?;
+            self.store.list(Some(folder)).map_ok(&each).try_collect::<Vec<_>>().await
+        };
         match list.retry(backoff()).when(is_transient).await {
             Ok(objects) => Ok(objects),
             Err(StoreError::NotFound { .. }) => Ok(Vec::new()),
@@ -214,7 +247,10 @@ impl Storage {
 
     /// The names directly below a folder: of folders, and of objects.
     pub(crate) async fn children(&self, folder: Option<&Path>) -> Result<(Vec<String>, Vec<String>)> {
-        let list = || async { self.store.list_with_delimiter(folder).await };
+        let list = || {
+            let (store, folder) = (Arc::clone(&self.store), folder.cloned());
+            self.connections.run(async move { store.list_with_delimiter(folder.as_ref()).await })
+        };
         let listed = match list.retry(backoff()).when(is_transient).await {
             Ok(listed) => listed,
             Err(StoreError::NotFound { .. }) => return Ok((Vec::new(), Vec::new())),
@@ -229,7 +265,10 @@ impl Storage {
     /// Deletes objects; one that is gone already is no failure.
     pub(crate) async fn delete(&self, keys: Vec<Path>) -> Result<()> {
         for key in &keys {
-            let delete = || async { self.store.delete(key).await };
+            let delete = || {
+                let (store, key) = (Arc::clone(&self.store), key.clone());
+                self.connections.run(async move { store.delete(&key).await })
+            };
             match delete.retry(backoff()).when(is_transient).await {
                 Ok(()) | Err(StoreError::NotFound { .. }) => {}
                 Err(error) => return Err(store_error(error, key.as_ref())),
@@ -238,16 +277,19 @@ impl Storage {
         Ok(())
     }
 
-    /// Deletes many objects of a dead folder, in whatever order the store likes.
+    /// Deletes many objects of a dead folder, in whatever order the store likes: as one request where it takes many keys at once.
     pub(crate) async fn delete_all(&self, keys: Vec<Path>) -> Result<()> {
-        let keys = futures::stream::iter(keys.into_iter().map(Ok)).boxed();
-        let mut deleted = self.store.delete_stream(keys);
-        while let Some(result) = deleted.next().await {
-            match result {
-                Ok(_) | Err(StoreError::NotFound { .. }) => {}
-                Err(error) => return Err(store_error(error, "delete")),
+        let store = Arc::clone(&self.store);
+        let deleting = self.connections.run(async move {
+            let mut deleted = store.delete_stream(futures::stream::iter(keys.into_iter().map(Ok)).boxed());
+            while let Some(result) = deleted.next().await {
+                match result {
+                    Ok(_) | Err(StoreError::NotFound { .. }) => {}
+                    Err(error) => return Err(error),
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        });
+        deleting.await.map_err(|error| store_error(error, "delete"))
     }
 }

@@ -5,19 +5,21 @@ use dm_core::{Error, ErrorKind, Finding, Level, OpContext, Progress, Result, Tar
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 
-use crate::format::{PIN_FORMAT, PINS, VERIFICATION_FORMAT, VERIFICATIONS};
+use crate::format::{BACKUP_FORMAT, PIN_FORMAT, PINS, VERIFICATION_FORMAT, VERIFICATIONS};
 use crate::index::PageReader;
 use crate::lease::Purpose;
 use crate::page::Inventory;
 use crate::reader::is_finding;
 use crate::repository::Repository;
 use crate::verify_options::{Portion, VerifyOptions};
-use crate::{BackupHeader, PinState, Verification, VerifyLevel, paths};
+use crate::{BackupHeader, PinState, Verification, VerifyLevel, document, paths};
 
 /// Findings kept in the record.
 const KEPT_FINDINGS: usize = 100;
-/// Objects looked at side by side; each is at most a pack in memory.
-const OBJECTS: usize = 2;
+/// Objects read side by side, where there is memory for so many packs.
+const READS: usize = 2;
+/// Objects looked at side by side where none is read.
+const LOOKS: usize = 16;
 
 /// An object as the inventory describes it.
 #[derive(Clone, Debug)]
@@ -125,7 +127,7 @@ impl Repository {
         let n = files.iter().filter_map(|f| paths::number(f, "json")).max()?;
         let key = paths::record(VERIFICATIONS, &header.target, header.id, n);
         let bytes = ctx.run(self.inner.storage.find(&key)).await.ok()??;
-        crate::document::read(VERIFICATION_FORMAT, &bytes).ok()
+        document::read(VERIFICATION_FORMAT, &bytes).ok()
     }
 
     async fn look_at(
@@ -137,6 +139,7 @@ impl Repository {
     ) -> Result<(Seen, Option<Portion>)> {
         let level = options.level;
         let mut seen = Seen::default();
+        self.verify_commit(ctx, header, &mut seen).await?;
         self.verify_records(ctx, header, &mut seen).await?;
         let pages =
             PageReader { repository: std::sync::Arc::clone(&self.inner), target: header.target.clone() };
@@ -168,6 +171,18 @@ impl Repository {
             }
         }
         Ok((seen, Some(portion)))
+    }
+
+    /// The commit as it lies there: who has just made it knows it from memory alone.
+    async fn verify_commit(&self, ctx: &OpContext, header: &BackupHeader, seen: &mut Seen) -> Result<()> {
+        let key = paths::commit(&header.target, header.id);
+        let read = ctx.run(self.inner.storage.get(&key)).await;
+        let same = match read.and_then(|bytes| document::read::<BackupHeader>(BACKUP_FORMAT, &bytes)) {
+            Ok(there) if there == *header => Ok(()),
+            Ok(_) => Err(Error::corrupt("the commit is another one than was written")),
+            Err(error) => Err(error),
+        };
+        seen.take(same.map_err(|e| e.about(key.as_ref()))).map(drop)
     }
 
     async fn record(
@@ -214,7 +229,7 @@ impl Repository {
         let described = ctx.run(self.inner.storage.get(&paths::repository())).await;
         seen.objects += 1;
         if let Some(bytes) = seen.take(described)? {
-            let read = crate::document::read::<serde_json::Value>("dm-repository", &bytes);
+            let read = document::read::<serde_json::Value>("dm-repository", &bytes);
             seen.take(read.map_err(|e| e.about("repository.json")))?;
         }
         let (family, format) = (crate::holds::HOLDS, crate::holds::HOLD_FORMAT);
@@ -236,7 +251,7 @@ impl Repository {
             let bytes = ctx.run(self.inner.storage.get(&object.location)).await;
             seen.objects += 1;
             if let Some(bytes) = seen.take(bytes)? {
-                let read = crate::document::read::<T>(format, &bytes);
+                let read = document::read::<T>(format, &bytes);
                 seen.take(read.map_err(|e| e.about(object.location.as_ref())))?;
             }
         }
@@ -254,6 +269,7 @@ impl Repository {
         let part: u64 = expected[portion.read.clone()].iter().map(|e| e.size).sum();
         ctx.progress(Progress::Phase { name: "verifying", total_bytes: (part > 0).then_some(part) });
         let known = &options.known;
+        let at_once = if portion.read.is_empty() { LOOKS } else { self.inner.memory.packs.min(READS) };
         let mut checks =
             futures::stream::iter(expected.into_iter().enumerate().map(|(i, expected)| async move {
                 let bytes = match portion.read.contains(&i) {
@@ -265,7 +281,7 @@ impl Repository {
                 }
                 Ok::<_, Error>((expected, bytes))
             }))
-            .buffer_unordered(OBJECTS);
+            .buffer_unordered(at_once);
         while let Some((expected, bytes)) = ctx.run(checks.try_next()).await? {
             seen.objects += 1;
             let bytes = match bytes {

@@ -70,7 +70,7 @@ pub(crate) async fn write(
                 cpu.run_on(bytes, move || encoder.encode(&batch)).await?
             }
         })
-        .buffered(cpu.threads + 1)
+        .buffered(cpu.ahead + 1)
         .boxed();
     let mut map = MapBuilder::new(Arc::clone(shared), None);
     let mut digest = MemberDigest::new(&shared.hash_key);

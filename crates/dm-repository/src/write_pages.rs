@@ -53,7 +53,7 @@ pub(crate) async fn write(
     blocks: BlockStream,
 ) -> Result<(DoneMember, MemberSummary)> {
     let cpu = shared.cpu();
-    let (steps, mut taken) = mpsc::channel(2 * cpu.threads + 2);
+    let (steps, mut taken) = mpsc::channel(2 * cpu.ahead + 2);
     let mut map = MapBuilder::new(Arc::clone(shared), parent.clone());
     let mut lane = shared.packs.lane(&spec);
     let mut summary = MemberSummary::default();
@@ -162,7 +162,7 @@ impl<'a> Cutter<'a> {
                     }
                 }
             })
-            .buffered(cpu.threads + 1);
+            .buffered(cpu.ahead + 1);
         while let Some(block) = hashed.try_next().await? {
             match block {
                 Hashed::Data { offset, bytes, digests } => self.data(offset, &bytes, &digests).await?,

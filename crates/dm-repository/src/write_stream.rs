@@ -65,7 +65,7 @@ pub(crate) async fn write(
                 }
             }
         })
-        .buffered(cpu.threads + 1);
+        .buffered(cpu.ahead + 1);
     let mut map = MapBuilder::new(Arc::clone(shared), parent);
     let mut digest = MemberDigest::new(&key);
     let mut lane = shared.packs.lane(&spec);

@@ -143,3 +143,13 @@ async fn parts_keep_their_order_and_can_be_troubled() {
     assert!(read(&store, "other").await.is_err());
     upload.abort().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_repeated_write_answers_like_the_second_one() {
+    let store = store();
+    store.inject(Rule::nth(1, Fault::Repeat));
+    let create = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+    let answer = store.put_opts(&"a".into(), "1".into(), create).await;
+    assert!(matches!(answer, Err(Error::AlreadyExists { .. })), "{answer:?}");
+    assert_eq!(read(&store, "a").await.unwrap(), b"1");
+}

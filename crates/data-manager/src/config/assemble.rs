@@ -17,7 +17,7 @@ use super::nearest::nearest;
 use super::resolve::{Entry, Resolved};
 use super::sections::{
     AccessConfig, AuditConfig, BackupConfig, BackupRetentionConfig, CheckConfig, EngineConfig, HookConfig,
-    LogConfig, MigrateConfig, MonitoringConfig, PlaceConfig, RecoveryConfig, RepositoryConfig,
+    LogConfig, MigrateConfig, MonitoringConfig, PlaceConfig, Priority, RecoveryConfig, RepositoryConfig,
     RetentionConfig, StoreConfig, TargetConfig, VerifyAfter,
 };
 use super::source::Source;
@@ -73,6 +73,11 @@ from_parsed! {
         "none" => Some(Self::None),
         "standard" => Some(Self::Standard),
         "deep" => Some(Self::Deep),
+        _ => None,
+    };
+    Priority: Parsed::Text(text) => match text.as_str() {
+        "low" => Some(Self::Low),
+        "normal" => Some(Self::Normal),
         _ => None,
     };
     VerifyAfter: Parsed::Text(text) => match text.as_str() {
@@ -289,6 +294,7 @@ fn repository(resolved: &Resolved, problems: &mut Vec<Problem>) -> Result<Reposi
         memory: section.required("memory")?,
         pack_size: section.required("pack_size")?,
         jobs: section.required("jobs")?,
+        connections: section.required("connections")?,
         rate_limit: section.optional("rate_limit")?,
         retention: BackupRetentionConfig {
             keep_last: keep.required("keep_last")?,
@@ -313,6 +319,7 @@ fn backup(resolved: &Resolved) -> Result<BackupConfig> {
         mode: section.optional("mode")?,
         kind: section.required("kind")?,
         verify_after: section.required("verify_after")?,
+        priority: section.required("priority")?,
         include_tables: section.required("include_tables")?,
         exclude_tables: section.required("exclude_tables")?,
     })
@@ -360,6 +367,8 @@ fn targets(
             mode: section.optional("mode")?.or(general.mode),
             kind: section.optional("kind")?.unwrap_or(general.kind),
             verify_after: section.optional("verify_after")?.unwrap_or(general.verify_after),
+            // A program has one, whatever it backs up.
+            priority: general.priority,
             include_tables: section
                 .optional("include_tables")?
                 .unwrap_or_else(|| general.include_tables.clone()),

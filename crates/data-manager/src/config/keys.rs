@@ -38,6 +38,7 @@ const CHECKS: Kind = Kind::Choice(&["none", "standard", "deep"]);
 const KINDS: Kind = Kind::Choice(&["full", "differential", "incremental"]);
 const VERIFY: Kind = Kind::Choice(&["off", "quick", "stored", "full"]);
 const WHEN: Kind = Kind::Choice(&["before", "during", "after", "failed"]);
+const PRIORITY: Kind = Kind::Choice(&["low", "normal"]);
 const ON_FAILURE: Kind = Kind::Choice(&["abort", "warn"]);
 const MANY: Kind = Kind::Count { min: 0, max: 100_000 };
 
@@ -204,24 +205,24 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key(
         "repository.zstd_level",
-        Kind::Count { min: 1, max: 22 },
+        Kind::Count { min: 1, max: 19 },
         Some("3"),
         "",
-        "compression level, 1 (fast) to 22 (small)",
+        "compression level, 1 (fast) to 19 (small)",
     ),
     key(
         "repository.threads",
         Kind::Auto { min: 1, max: 256 },
         Some("auto"),
         "",
-        "compression threads; `auto` is one for each processor core",
+        "threads that compress, hash and decompress; `auto` is one for each processor core",
     ),
     key(
         "repository.memory",
         Kind::Size { min: 32 << 20, max: 64 << 30 },
-        Some("128 MiB"),
+        Some("192 MiB"),
         "",
-        "most bytes in flight",
+        "most bytes held at once: packs being filled and on their way (two thirds of it), what is read ahead of them, what is being fetched",
     ),
     key(
         "repository.pack_size",
@@ -236,6 +237,13 @@ pub(super) const KEYS: &[Key] = &[
         Some("auto"),
         "",
         "tables or files read or restored at once; `auto` is one for each processor core, at most 4",
+    ),
+    key(
+        "repository.connections",
+        Kind::Count { min: 1, max: 1024 },
+        Some("64"),
+        "",
+        "most requests at once to one place of the repository; a lease has one more",
     ),
     key(
         "repository.rate_limit",
@@ -365,6 +373,13 @@ pub(super) const KEYS: &[Key] = &[
         Some("stored"),
         "",
         "check after each backup: `off`, `quick` (objects and sizes), `stored` (every digest of stored bytes), `full` (decrypts; needs the private key)",
+    ),
+    key(
+        "backup.priority",
+        PRIORITY,
+        Some("low"),
+        "",
+        "how the programs run what `dm backup` does: `low` gives way to everything else on the machine (nice 10, inherited by hooks), `normal` does not. Restores and the shipping of logs give way only where --priority says so",
     ),
     key(
         "backup.include_tables",

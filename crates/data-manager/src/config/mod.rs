@@ -43,8 +43,8 @@ pub use cron::CronSchedule;
 pub use duration::parse as parse_duration;
 pub use sections::{
     AccessConfig, AuditConfig, BackupConfig, BackupRetentionConfig, CheckConfig, EngineConfig, HookConfig,
-    HookDoes, LogConfig, MigrateConfig, MonitoringConfig, PlaceConfig, RecoveryConfig, RepositoryConfig,
-    RetentionConfig, StoreConfig, TargetConfig, VerifyAfter,
+    HookDoes, LogConfig, MigrateConfig, MonitoringConfig, PlaceConfig, Priority, RecoveryConfig,
+    RepositoryConfig, RetentionConfig, StoreConfig, TargetConfig, VerifyAfter,
 };
 pub use source::{Setting, Source};
 pub use tables::{environment_table, profiles_table, settings_table};

@@ -100,16 +100,18 @@ pub struct RepositoryConfig {
     pub index_identity_file: Option<PathBuf>,
     /// Passphrase of the identity files.
     pub passphrase: Option<Secret>,
-    /// Compression level, 1 to 22.
+    /// Compression level, 1 to 19.
     pub zstd_level: i32,
-    /// Compression threads, at least 1.
+    /// Threads that compress, hash and decompress, at least 1.
     pub threads: usize,
-    /// Most bytes in flight.
+    /// Most bytes held at once.
     pub memory: ByteSize,
     /// Size of the packs of a new repository.
     pub pack_size: ByteSize,
     /// Members read or restored at once, at least 1.
     pub jobs: usize,
+    /// Most requests at once to one place, at least 1.
+    pub connections: usize,
     /// Most bytes a second to and from the repository.
     pub rate_limit: Option<ByteSize>,
     /// Which backups stay.
@@ -155,6 +157,15 @@ pub enum VerifyAfter {
     Full,
 }
 
+/// How programs treat everything else on the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Priority {
+    /// They give way.
+    Low,
+    /// They do not.
+    Normal,
+}
+
 /// `[backup]`.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -169,6 +180,8 @@ pub struct BackupConfig {
     pub kind: BackupKind,
     /// What is checked afterwards.
     pub verify_after: VerifyAfter,
+    /// How the programs run it. The library leaves its host's priority alone.
+    pub priority: Priority,
     /// Only these tables; all when empty.
     pub include_tables: Vec<String>,
     /// Not these tables.

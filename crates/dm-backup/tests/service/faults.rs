@@ -33,7 +33,7 @@ async fn a_run_is_whole_or_nothing() {
         let mut n = 1;
         loop {
             assert!(n < ENOUGH);
-            let world = World::new().await;
+            let world = World::patient().await;
             world.run(BackupKind::Full).await.unwrap();
             world.engine.state().live.pages[1] = 9;
             world.trouble(n, fault, for_good);
@@ -63,7 +63,7 @@ async fn an_expiry_loses_nothing_that_is_kept() {
         let mut n = 1;
         loop {
             assert!(n < ENOUGH);
-            let world = World::new().await;
+            let world = World::patient().await;
             world.run(BackupKind::Full).await.unwrap();
             world.run(BackupKind::Incremental).await.unwrap();
             world.run(BackupKind::Full).await.unwrap();
@@ -104,7 +104,7 @@ async fn an_expiry_loses_nothing_that_is_kept() {
 #[tokio::test]
 async fn a_restore_is_proven_or_leaves_nothing() {
     for (fault, for_good) in TROUBLES {
-        let world = World::new().await;
+        let world = World::patient().await;
         world.run(BackupKind::Full).await.unwrap();
         world.run(BackupKind::Incremental).await.unwrap();
         let mut n = 1;
@@ -133,7 +133,7 @@ async fn a_restore_is_proven_or_leaves_nothing() {
 #[tokio::test]
 async fn a_lost_answer_is_no_failure() {
     // The call was made, only its answer did not arrive. Made again, it finds its own bytes.
-    let world = World::new().await;
+    let world = World::patient().await;
     world.run(BackupKind::Full).await.unwrap();
     for n in [1, 3, 5, 8] {
         world.trouble(n, Fault::LoseAnswer, false);

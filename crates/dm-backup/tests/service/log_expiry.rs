@@ -371,6 +371,40 @@ async fn two_hosts_and_any_failing_call_end_in_the_same_state() {
     }
 }
 
+/// Half of a write, something else, twice, or no answer: a mark counts by its key alone, and nothing that is kept goes.
+#[tokio::test(start_paused = true)]
+async fn whatever_the_store_does_to_a_write_the_window_stays_whole() {
+    for fault in [Fault::Truncate, Fault::Corrupt, Fault::Repeat, Fault::LoseAnswer, Fault::Fail] {
+        let mut n = 1;
+        loop {
+            let place = Place::new().await;
+            thirty_days(&place, &[3, 10, 20, 28]).await;
+            let plan = place.plan(Some(Period::days(10))).await;
+            place.store.reset_log();
+            place.store.inject(Rule::nth(n, fault).on_writes());
+            let outcome = place.service.apply_expire(&place.ctx, &plan, false).await;
+            let writes = place.store.log().iter().filter(|call| call.operation.writes()).count() as u64;
+            place.store.heal();
+            let at = format!("write {n}, {fault:?}: {outcome:?}");
+            let log = place.log().await;
+            let kept: Vec<_> = log.entries.iter().filter(|entry| entry.start >= 10_000).collect();
+            assert_eq!(kept.len(), 20, "{at}");
+            for entry in kept {
+                place.repository().read_log(&place.ctx, &target(), STREAM, entry).await.expect(&at);
+            }
+            let plan = place.plan(Some(Period::days(10))).await;
+            place.service.apply_expire(&place.ctx, &plan, false).await.expect(&at);
+            let log = place.log().await;
+            assert_eq!((log.entries.len(), log.entries[0].start), (20, 10_000), "{at}");
+            if writes < n {
+                outcome.expect(&at);
+                break;
+            }
+            n += dm_testkit::count(8, 1);
+        }
+    }
+}
+
 #[tokio::test]
 async fn the_cost_grows_with_what_expires_and_not_with_what_stays() {
     let place = Place::new().await;

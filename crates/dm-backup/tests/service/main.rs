@@ -62,12 +62,21 @@ pub(crate) struct World {
 }
 
 impl World {
+    /// With leases of a second, for tests that wait until nobody's is left.
     pub(crate) async fn new() -> Self {
+        Self::with_lease(Duration::from_secs(1)).await
+    }
+
+    /// With leases that no test outlives, however busy the machine is.
+    pub(crate) async fn patient() -> Self {
+        Self::with_lease(Duration::from_secs(3600)).await
+    }
+
+    async fn with_lease(lease: Duration) -> Self {
         let clock = Arc::new(Hand(Mutex::new(Utc.with_ymd_and_hms(2026, 3, 1, 1, 0, 0).unwrap())));
         let ctx = OpContext::new(Actor::local_user("test")).with_clock(clock.clone());
         let store = Arc::new(FaultStore::new(Arc::new(object_store::memory::InMemory::new())));
-        let init =
-            InitOptions { pack_bytes: 64 << 10, lease: Duration::from_secs(1), ..InitOptions::default() };
+        let init = InitOptions { pack_bytes: 64 << 10, lease, ..InitOptions::default() };
         let repository = Repository::init(store.clone(), &ctx, init, OpenOptions::default()).await.unwrap();
         Self { store, engine: MemoryEngine::new(), service: BackupService::new(repository), clock, ctx }
     }

@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
 use data_manager::repository::SampleSize;
-use data_manager::{ByteSize, EngineId, Period, TargetName, TenantFilter};
+use data_manager::{EngineId, Period, TargetName, TenantFilter};
 
 use super::holds::{HoldArgs, ReleaseHoldArgs, RewriteArgs};
 use super::keys::KeyArgs;
 use super::places::{CopyArgs, RepairArgs};
+use super::resources::ResourceArgs;
 use super::{ApplyArgs, DrillArgs, LinesArgs};
 
 /// Makes backups and looks after them.
@@ -120,12 +121,6 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "COLUMN=VALUE")]
     pub(crate) tenant: Option<TenantFilter>,
 
-    /// The most bytes a second to the repository: `50MB`.
-    ///
-    /// Without it the configuration decides.
-    #[arg(long, value_name = "SIZE")]
-    pub(crate) rate_limit: Option<ByteSize>,
-
     /// Verifies the backup right after it was made.
     ///
     /// With how much care: `quick`, `stored` (the default of the flag) or `full`; see `dm backup verify`. Without it
@@ -159,6 +154,9 @@ pub(crate) struct RunArgs {
     /// way.
     #[arg(short = 'n', long)]
     pub(crate) dry_run: bool,
+
+    #[command(flatten)]
+    pub(crate) resources: ResourceArgs,
 }
 
 /// What is read.
@@ -266,6 +264,9 @@ pub(crate) struct VerifyArgs {
     /// As deep as asked for now. The answer names them.
     #[arg(long, value_name = "PERIOD")]
     pub(crate) older_than: Option<Period>,
+
+    #[command(flatten)]
+    pub(crate) resources: ResourceArgs,
 }
 
 /// Deletes the backups that the keep-rules no longer want, and the log that no backup needs.
@@ -427,6 +428,9 @@ pub(crate) struct ExportArgs {
     /// pg_basebackup's tar format does: base.tar, one <oid>.tar for each tablespace, and pg_wal.tar.
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
     pub(crate) format: FormatArg,
+
+    #[command(flatten)]
+    pub(crate) resources: ResourceArgs,
 }
 
 /// The form of an export.

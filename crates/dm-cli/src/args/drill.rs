@@ -7,6 +7,7 @@ use data_manager::EngineId;
 use data_manager::backup::Assertion;
 
 use super::backup::TargetArg;
+use super::resources::ResourceArgs;
 use super::restore::{DepthArg, PointArgs, check, setting};
 
 /// Restores a backup into a throwaway place, proves it, and removes the place.
@@ -72,11 +73,14 @@ pub(crate) struct DrillArgs {
     /// It needs room for the whole database. The system's folder for temporary files without it.
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) scratch: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) resources: ResourceArgs,
 }
 
 impl DrillArgs {
     /// A drill of a backup with every default.
-    pub(crate) fn of(backup: String, target: TargetArg) -> Self {
+    pub(crate) fn of(backup: String, target: TargetArg, resources: ResourceArgs) -> Self {
         Self {
             backup,
             engine: None,
@@ -88,6 +92,7 @@ impl DrillArgs {
             settings: Vec::new(),
             jobs: None,
             scratch: None,
+            resources,
         }
     }
 }

@@ -4,6 +4,7 @@ use clap::Args;
 
 use super::ApplyArgs;
 use super::backup::TargetArg;
+use super::resources::ResourceArgs;
 
 /// Places a legal hold on a backup.
 ///
@@ -93,4 +94,7 @@ pub(crate) struct RewriteArgs {
 
     #[command(flatten)]
     pub(crate) apply: ApplyArgs,
+
+    #[command(flatten)]
+    pub(crate) resources: ResourceArgs,
 }

@@ -10,13 +10,12 @@ mod keys;
 mod log;
 mod migrate;
 mod places;
+mod resources;
 mod restore;
 
 use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, ValueHint};
-
-use data_manager::ByteSize;
 
 pub(crate) use audit::{
     AuditArgs, AuditCommand, AuditExpireArgs, AuditKeyArgs, AuditVerifyArgs, CheckpointArgs, EraseArgs,
@@ -42,6 +41,7 @@ pub(crate) use migrate::{
     StatusArgs, ToolArg, UpArgs,
 };
 pub(crate) use places::{CopyArgs, RepairArgs};
+pub(crate) use resources::ResourceArgs;
 pub(crate) use restore::{DepthArg, PointArgs, ReleaseArgs, RestoreArgs, RestoreCommand, UnprovenArg};
 
 /// Which program this is: `dm` with all commands, or one of them under its own name (`dm-backup`).
@@ -109,13 +109,27 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// The most bytes a second that were asked for.
-    pub(crate) fn rate_limit(&self) -> Option<ByteSize> {
+    /// What it may take of the machine and of the network, as far as flags say so.
+    pub(crate) fn resources(&self) -> ResourceArgs {
         match self {
-            Self::Backup(BackupArgs { command: BackupCommand::Run(run) }) => run.rate_limit,
-            Self::Restore(restore) => restore.rate_limit,
-            _ => None,
+            Self::Backup(BackupArgs { command }) => match command {
+                BackupCommand::Run(args) => args.resources,
+                BackupCommand::Verify(args) => args.resources,
+                BackupCommand::Copy(args) => args.resources,
+                BackupCommand::Repair(args) => args.resources,
+                BackupCommand::Drill(args) => args.resources,
+                BackupCommand::Rewrite(args) => args.resources,
+                BackupCommand::Export(args) => args.resources,
+                _ => ResourceArgs::default(),
+            },
+            Self::Restore(restore) => restore.resources,
+            _ => ResourceArgs::default(),
         }
+    }
+
+    /// Whether it gives way to everything else on the machine where neither a flag nor the configuration says otherwise.
+    pub(crate) fn gives_way(&self) -> bool {
+        matches!(self, Self::Backup(_))
     }
 
     /// The files of secret keys that were given beside those of the configuration, and the file of their passphrase.

@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::backup::TargetArg;
+use super::resources::ResourceArgs;
 
 /// Copies what the other places of the repository lack.
 ///
@@ -26,6 +27,9 @@ pub(crate) struct CopyArgs {
     /// Changes nothing.
     #[arg(short = 'n', long)]
     pub(crate) dry_run: bool,
+
+    #[command(flatten)]
+    pub(crate) resources: ResourceArgs,
 }
 
 /// Mends backups from a copy.
@@ -48,4 +52,7 @@ pub(crate) struct RepairArgs {
     /// Needed only where there are several.
     #[arg(long, value_name = "PLACE")]
     pub(crate) from: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) resources: ResourceArgs,
 }

@@ -2,9 +2,10 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 use data_manager::backup::{Assertion, Expect};
-use data_manager::{ByteSize, EngineId, TargetName, TenantFilter};
+use data_manager::{EngineId, TargetName, TenantFilter};
 
 use super::ApplyArgs;
+use super::resources::ResourceArgs;
 
 /// Restores a backup, and proves that it is the same.
 ///
@@ -77,12 +78,6 @@ pub(crate) struct RestoreArgs {
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) jobs: Option<u16>,
 
-    /// The most bytes a second from the repository: `50MB`.
-    ///
-    /// Without it the configuration decides.
-    #[arg(long, value_name = "SIZE")]
-    pub(crate) rate_limit: Option<ByteSize>,
-
     /// Only from a backup that was verified.
     ///
     /// With `latest`: the newest one whose verification found nothing wrong.
@@ -132,6 +127,9 @@ pub(crate) struct RestoreArgs {
 
     #[command(flatten)]
     pub(crate) apply: ApplyArgs,
+
+    #[command(flatten)]
+    pub(crate) resources: ResourceArgs,
 }
 
 #[derive(Debug, Subcommand)]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use data_manager::{AuditKey, Config, DataManager, Error, ErrorKind, NewKey, Result, redact_url};
 
 use super::files;
-use crate::args::InitArgs;
+use crate::args::{InitArgs, ResourceArgs};
 use crate::exit::Exit;
 use crate::session::{PASSPHRASE_VARIABLE, Session};
 
@@ -108,7 +108,7 @@ async fn make_keys(
     let folder = config.parent().unwrap_or(Path::new("."));
     let given = session.global.config.replace(config.to_owned());
     let before = session.env.insert(VARIABLE.to_owned(), url.to_owned());
-    let dm = session.manager(None, (&[], None));
+    let dm = session.manager(ResourceArgs::default(), (&[], None));
     session.global.config = given;
     match before {
         Some(before) => session.env.insert(VARIABLE.to_owned(), before),

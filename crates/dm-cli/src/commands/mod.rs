@@ -14,9 +14,11 @@ mod restore;
 mod status;
 
 use data_manager::Result;
+use data_manager::config::Priority;
 
 use crate::args::Command;
 use crate::exit::Exit;
+use crate::priority;
 use crate::session::Session;
 
 /// Runs a command. Each one is boxed: an operation's future is large, and the largest would otherwise be reserved on the
@@ -29,7 +31,17 @@ pub(crate) async fn execute(session: &mut Session, command: Command) -> Result<E
         Command::Man(args) => return pages::man(session, &args),
         _ => {}
     }
-    let dm = session.manager(command.rate_limit(), command.identities())?;
+    let resources = command.resources();
+    let dm = session.manager(resources, command.identities())?;
+    let priority = resources.priority.map(Priority::from);
+    let priority = priority.or_else(|| command.gives_way().then_some(dm.config().backup.priority));
+    if priority == Some(Priority::Low)
+        && session.owns_process
+        && let Err(error) = priority::lower()
+    {
+        // Worth a word, and no reason to go without a backup.
+        tracing::warn!(%error, "the priority of this program could not be lowered");
+    }
     let result = match command {
         Command::Doctor => Box::pin(doctor::run(session, &dm)).await,
         Command::Status => Box::pin(status::run(session, &dm)).await,

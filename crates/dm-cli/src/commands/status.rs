@@ -67,6 +67,20 @@ fn tell(session: &mut Session, report: &StatusReport) -> Result<()> {
             session.out.say(format!("  - {}", text::printable(problem)))?;
         }
     }
+    if let Some(keys) = &report.keys {
+        session.out.say("")?;
+        session.out.heading(&format!("keys, generation {} of recipients", keys.generation))?;
+        let behind = match (keys.backups_behind, keys.log_keys_behind) {
+            (0, 0) => "everything can be read by every recipient".to_owned(),
+            (backups, log_keys) => format!(
+                "{} of {} and {} cannot be read by every recipient: run \"dm backup key rewrap\"",
+                text::grouped(backups),
+                text::count(keys.backups, "backup"),
+                text::count(log_keys, "key of the log")
+            ),
+        };
+        session.out.say(format!("  - {behind}"))?;
+    }
     if !report.problems.is_empty() {
         session.out.say("")?;
         session.out.findings(&report.problems)?;

@@ -77,3 +77,24 @@ fn a_place_that_is_taken_is_not_restored_into() {
     golden!(place, "error-restore-taken", ran.stderr);
     assert_eq!(std::fs::read(&taken).unwrap(), before);
 }
+
+#[test]
+fn resources_that_cannot_be_had_are_refused_with_what_can() {
+    let place = Place::with_shop();
+    for (flag, value, says) in [
+        ("--memory", "1 MiB", "32.0 MiB"),
+        ("--memory", "lots", "lots"),
+        ("--rate-limit", "1", "64.0 KiB"),
+        ("--connections", "0", "1..=1024"),
+        ("--threads", "1000", "1..=256"),
+        ("--priority", "high", "low"),
+        // A budget that other repositories would do with; the packs of this one are 32 MiB.
+        ("--memory", "32 MiB", "at least 39.0 MiB"),
+    ] {
+        let ran = place.dm(&["backup", "run", flag, value]).expect(Exit::Usage);
+        assert!(ran.stderr.contains(says), "{flag} {value}: {}", ran.stderr);
+    }
+    place
+        .dm(&["backup", "run", "--memory", "40 MiB", "--connections", "1", "--threads", "1"])
+        .expect(Exit::Done);
+}

@@ -49,6 +49,8 @@ fn a_key_is_handed_over_without_writing_a_backup_anew() {
     place.backup("incremental");
     let ran = place.dm(&["backup", "key", "list"]).expect(Exit::Done);
     golden!(place, "page-keys-changed", ran.stdout);
+    let keys = place.dm(&["status", "--json"]).json()["status"]["keys"].clone();
+    assert_eq!((keys["generation"].as_u64(), keys["backups_behind"].as_u64()), (Some(1), Some(0)), "{keys}");
     // One without it refuses to seal to somebody whom nobody named here.
     configure(&place, &[&old], None, false);
     let ran = place.dm(&["backup", "run", "--kind", "full"]);

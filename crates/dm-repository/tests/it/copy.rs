@@ -178,6 +178,25 @@ async fn what_arrived_before_an_interruption_is_not_sent_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sweep_in_the_copy_is_patient_with_an_interrupted_copy() {
+    let place = furnished(None).await;
+    let second = TestStore::new();
+    let dying = second.fork();
+    let opened = place.keyless().await.open_copy(Arc::clone(&dying) as _, &ctx(), open_options(None)).await;
+    dying.fail(8, Fault::Dead);
+    place.keyless().await.copy_to(&ctx(), &opened.unwrap(), &CopyOptions::default()).await.unwrap_err();
+    let copy = reopen(&second.fork(), None).await;
+    let waiting = copy.list(&ctx(), None).await.unwrap().incomplete;
+    assert_eq!(waiting.len(), 1);
+    // Long after its lease, and as long as a run of the night before is waited for.
+    second.advance(19 * 3600);
+    let swept = copy.sweep(&ctx(), SweepOptions::default()).await.unwrap();
+    assert!(swept.marked.is_empty() && swept.removed.is_empty(), "{swept:?}");
+    assert!(place.copy_to(&second.fork()).await.unwrap().is_whole());
+    assert_eq!(lasting(&second).await, lasting(&place.store).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn damage_is_not_passed_on() {
     let place = furnished(None).await;
     let objects = lasting(&place.store).await;

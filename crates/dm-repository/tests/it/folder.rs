@@ -16,7 +16,7 @@ pub fn store(folder: &Path) -> Result<Arc<dyn ObjectStore>> {
     open_store(&StoreLocation::folder(folder), &StoreOptions::default())
 }
 
-fn files(folder: &Path) -> Vec<PathBuf> {
+pub fn files(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

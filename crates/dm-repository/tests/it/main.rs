@@ -10,11 +10,13 @@
     clippy::cast_possible_wrap
 )]
 
+mod budget;
 mod checkpoints;
 mod copy;
 mod damage;
 mod delta;
 mod faults;
+mod fixture;
 mod folder;
 mod holds;
 mod hostile;

@@ -104,7 +104,8 @@ async fn a_store_that_damages_what_it_is_given_costs_nobody_his_backups() {
     let place = furnished().await;
     let new = place.another();
     let before = place.store.dump().await;
-    for trouble in [Trouble::Truncate, Trouble::Corrupt, Trouble::LoseAnswer, Trouble::Fail] {
+    for trouble in [Trouble::Truncate, Trouble::Corrupt, Trouble::LoseAnswer, Trouble::Repeat, Trouble::Fail]
+    {
         let mut n = 1;
         loop {
             let objects = Arc::new(InMemory::new());

@@ -64,6 +64,9 @@ pub enum Fault {
     FullDisk,
     /// It is done, and the caller gets an error all the same: the answer was lost.
     LoseAnswer,
+    /// A write of a whole object, a copy or a deletion is done twice, and the answer is that of the second time: a network that
+    /// repeats a request. Other calls are untouched.
+    Repeat,
     /// It is done after this time.
     Delay(Duration),
     /// It waits until [`FaultStore::release`](super::FaultStore::release), then is done.

@@ -46,6 +46,7 @@ pub(super) struct Trouble {
     pub(super) truncate: bool,
     pub(super) corrupt: bool,
     pub(super) lose_answer: bool,
+    pub(super) repeat: bool,
 }
 
 impl FaultStore {
@@ -131,6 +132,7 @@ impl FaultStore {
                 source: std::io::Error::from(std::io::ErrorKind::StorageFull).into(),
             }),
             Some(Fault::LoseAnswer) => Ok(Trouble { lose_answer: true, ..Trouble::default() }),
+            Some(Fault::Repeat) => Ok(Trouble { repeat: true, ..Trouble::default() }),
             Some(Fault::Truncate) => Ok(Trouble { truncate: true, ..Trouble::default() }),
             Some(Fault::Corrupt) => Ok(Trouble { corrupt: true, ..Trouble::default() }),
             Some(Fault::Delay(time)) => {
@@ -214,6 +216,10 @@ async fn damage_result(result: GetResult, trouble: Trouble) -> Result<GetResult>
 impl ObjectStore for FaultStore {
     async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
         let trouble = self.begin(Operation::Put, location).await?;
+        if trouble.repeat {
+            // What the first time answers is what nobody hears.
+            let _ = self.inner.put_opts(location, payload.clone(), opts.clone()).await;
+        }
         finish(trouble, self.inner.put_opts(location, damage_payload(payload, trouble), opts).await)
     }
 
@@ -251,6 +257,9 @@ impl ObjectStore for FaultStore {
                 async move {
                     let location = location?;
                     let trouble = store.begin(Operation::Delete, &location).await?;
+                    if trouble.repeat {
+                        let _ = store.inner.delete(&location).await;
+                    }
                     finish(trouble, store.inner.delete(&location).await)?;
                     Ok(location)
                 }
@@ -283,6 +292,9 @@ impl ObjectStore for FaultStore {
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
         let trouble = self.begin(Operation::Copy, to).await?;
+        if trouble.repeat {
+            let _ = self.inner.copy_opts(from, to, options.clone()).await;
+        }
         finish(trouble, self.inner.copy_opts(from, to, options).await)
     }
 

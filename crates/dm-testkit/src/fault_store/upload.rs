@@ -31,7 +31,9 @@ impl MultipartUpload for FaultUpload {
             Some(Fault::Corrupt) => Some(
                 self.inner.put_part(damage_payload(data, Trouble { corrupt: true, ..Trouble::default() })),
             ),
-            Some(Fault::LoseAnswer | Fault::Delay(_) | Fault::Hold) | None => Some(self.inner.put_part(data)),
+            Some(Fault::LoseAnswer | Fault::Repeat | Fault::Delay(_) | Fault::Hold) | None => {
+                Some(self.inner.put_part(data))
+            }
         };
         let (store, path) = (self.store.clone(), self.path.clone());
         async move {

@@ -22,7 +22,7 @@ fn the_smallest_file_is_one_url() {
     assert_eq!(config.repository.place.url, bench.path().join("dm-backups").display().to_string());
     assert_eq!(config.store.url.expose(), format!("{}/.dm/state.db", bench.path().display()));
     assert_eq!((config.repository.zstd_level, config.repository.threads, config.repository.jobs), (3, 4, 4));
-    assert_eq!(config.repository.memory.0, 128 << 20);
+    assert_eq!(config.repository.memory.0, 192 << 20);
     assert!(!config.repository.encryption);
     assert_eq!(config.backup.schedule.as_str(), "0 1 * * *");
     assert_eq!((config.backup.kind, config.backup.verify_after), (BackupKind::Full, VerifyAfter::Stored));

@@ -23,7 +23,8 @@ struct Item<'a> {
 pub(super) async fn verify(session: &mut Session, dm: &DataManager, args: VerifyArgs) -> Result<Exit> {
     if args.deep {
         let which = args.backup.unwrap_or_else(|| "latest".to_owned());
-        return Box::pin(super::drill::drill(session, dm, DrillArgs::of(which, args.target))).await;
+        return Box::pin(super::drill::drill(session, dm, DrillArgs::of(which, args.target, args.resources)))
+            .await;
     }
     let level = if args.quick { VerifyLevel::Quick } else { args.level.into() };
     let how = VerifyOptions { level, sample: args.sample, ..VerifyOptions::default() };

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)] // the lint knows tests, not what they share
 
+mod clocks;
+
 use std::collections::HashSet;
 
 use chrono::{DateTime, TimeDelta, TimeZone, Utc};
@@ -337,7 +339,7 @@ fn the_worked_example_of_the_documentation_holds() {
         let naive = chrono::NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M").unwrap();
         zone.from_local_datetime(&naive).unwrap().with_timezone(&Utc)
     };
-    let page = include_str!("../../../docs/retention-of-backups.md");
+    let page = include_str!("../../../../docs/retention-of-backups.md");
     let table = page.split("| backup | shows").nth(1).unwrap();
     let rows: Vec<Vec<&str>> = table
         .lines()
