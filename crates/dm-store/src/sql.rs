@@ -4,10 +4,17 @@
 use chrono::{DateTime, Utc};
 use dm_core::{Error, Result};
 use sqlx::any::{AnyArguments, AnyRow};
+use sqlx::postgres::{PgArguments, Postgres};
+use sqlx::query::Query;
 use sqlx::{Any, AnyConnection, Arguments, AssertSqlSafe, Encode, Executor, Row, Type};
 
 use crate::dialect::Dialect;
 use crate::error;
+
+/// A query for PostgreSQL's own driver.
+pub(crate) fn of_postgres(fragments: &[&'static str]) -> Query<'static, Postgres, PgArguments> {
+    sqlx::query(AssertSqlSafe(fragments.concat()))
+}
 
 /// The direction of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -134,7 +141,7 @@ impl Sql {
         }
     }
 
-    fn build(self) -> Result<sqlx::query::Query<'static, Any, AnyArguments>> {
+    fn build(self) -> Result<Query<'static, Any, AnyArguments>> {
         if self.failed {
             return Err(Error::internal("a value cannot be bound"));
         }

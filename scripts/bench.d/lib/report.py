@@ -31,7 +31,7 @@ def machine():
 
     memory = int(first(r"^MemTotal:\s+(\d+)", "/proc/meminfo")) / 2**20
     model = first(r"^model name\s*:\s*(.+)$", "/proc/cpuinfo")
-    return f"{os.cpu_count()} cores ({model}), {memory:.0f} GiB of memory, Linux {platform.release()}"
+    return f"{os.cpu_count()} cores ({model}), {memory:.0f} GiB of memory, Linux {'.'.join(platform.release().split('.')[:2])}"
 
 
 def version(*command):

@@ -3,12 +3,12 @@
 use dm_core::Result;
 use futures::TryStreamExt;
 use sqlx::postgres::{PgPool, PgRow, Postgres};
-use sqlx::{AssertSqlSafe, Decode, Row, Type, ValueRef};
+use sqlx::{Decode, Row, Type, ValueRef};
 
 use super::chain::{SEALED, SEALED_FROM};
 use super::raw::{RawColumns, Read, read};
 use super::{LEAF_COLUMNS, SealedEntry};
-use crate::error;
+use crate::{error, sql};
 
 /// Examines the links behind a position up to another one, up to the first row that cannot be read.
 pub(super) async fn examine<T>(
@@ -17,8 +17,8 @@ pub(super) async fn examine<T>(
     up_to: i64,
     mut examine: impl FnMut(&SealedEntry) -> T,
 ) -> Result<Read<T>> {
-    let text = format!("{SEALED}{LEAF_COLUMNS}{SEALED_FROM} AND s.seq > $1 AND s.seq <= $2 ORDER BY s.seq");
-    let query = sqlx::query::<Postgres>(AssertSqlSafe(text)).bind(after.unwrap_or(i64::MIN)).bind(up_to);
+    let fragments = [SEALED, LEAF_COLUMNS, SEALED_FROM, " AND s.seq > $1 AND s.seq <= $2 ORDER BY s.seq"];
+    let query = sql::of_postgres(&fragments).bind(after.unwrap_or(i64::MIN)).bind(up_to);
     let mut rows = query.fetch(pool);
     let (mut entries, mut last) = (Vec::new(), after);
     let mut entry = SealedEntry::default();
