@@ -3,7 +3,7 @@
 use dm_core::{EngineId, Error, Result, TargetName};
 use toml::de::{DeTable, DeValue};
 
-use super::keys::{self, KEYS, Key};
+use super::keys::{self, Key};
 use super::kind::Raw;
 use super::nearest::nearest;
 
@@ -243,7 +243,7 @@ fn unknown(path: &[String], name: &str, children: &[(&'static str, bool)]) -> St
     if let Some(near) = nearest(name, siblings.iter().copied()) {
         return format!("unknown key {full}, did you mean {near}?");
     }
-    let elsewhere = KEYS.iter().find_map(|key| {
+    let elsewhere = keys::all().find_map(|key| {
         let (section, last) = key.path.rsplit_once('.')?;
         (last == name).then(|| section.replace('*', "<name>"))
     });

@@ -7,7 +7,7 @@ use dm_core::{Error, Finding, Level, Result};
 
 use super::document::{Document, KeyPath, Layer, Leaf, Problem, dotted, refused, report};
 use super::environment::{self, Database, Targets, value};
-use super::keys::{KEYS, Key};
+use super::keys::{self, Key};
 use super::kind::{Kind, Parsed, Raw, carries_password};
 use super::places::anchor;
 use super::profiles::PROFILES;
@@ -270,7 +270,7 @@ fn mentions(resolved: &Resolved, variable: &str) -> bool {
 /// Fills in the shipped profile and the defaults.
 fn defaults(resolved: &mut Resolved, around: &Surroundings<'_>) -> Result<()> {
     let profile = around.profile.and_then(|name| PROFILES.iter().find(|(shipped, _)| *shipped == name));
-    for key in KEYS {
+    for key in keys::all() {
         let from_profile = profile.and_then(|(name, settings)| {
             let (_, text) = settings.iter().find(|(pattern, _)| *pattern == key.path)?;
             Some((*text, Source::Profile((*name).to_owned())))

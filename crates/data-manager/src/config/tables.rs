@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::keys::KEYS;
+use super::keys;
 use super::profiles::PROFILES;
 use super::variables::{ENVIRONMENT, EnvName, Strength, Unit};
 
@@ -13,7 +13,7 @@ const LATER: &str = " *(read, used from a later release)*";
 pub fn settings_table() -> String {
     let mut text =
         String::from("| setting | form | default | environment | meaning |\n|---|---|---|---|---|\n");
-    for key in KEYS {
+    for key in keys::all() {
         let names: Vec<String> = ENVIRONMENT
             .iter()
             .filter(|env| env.key.replace("engines.main.", "engines.*.") == key.path)
@@ -43,7 +43,7 @@ pub fn environment_table() -> String {
     );
     for env in ENVIRONMENT {
         let later =
-            KEYS.iter().any(|key| key.later && key.path == env.key.replace("engines.main.", "engines.*."));
+            keys::all().any(|key| key.later && key.path == env.key.replace("engines.main.", "engines.*."));
         let setting = if env.key.is_empty() { "–".to_owned() } else { format!("`{}`", env.key) };
         let _ = writeln!(
             text,

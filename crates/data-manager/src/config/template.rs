@@ -1,6 +1,6 @@
 //! The commented dm.toml of `dm init`.
 
-use super::keys::{KEYS, Key};
+use super::keys::{self, Key};
 use super::kind::{Kind, carries_password};
 
 const HEAD: &str = "\
@@ -32,7 +32,7 @@ pub(super) fn template(url: &str) -> String {
     let safe = if carries_password(url) && !url.contains("${") { "${DATABASE_URL}" } else { url };
     let mut text = HEAD.to_owned();
     let mut section = "";
-    for key in KEYS {
+    for key in keys::all() {
         let header = section_of(key);
         let name = key.path.rsplit_once('.').map_or(key.path, |(_, name)| name);
         if header != section {
@@ -93,7 +93,7 @@ fn section_of(key: &Key) -> &'static str {
 
 /// Whether nothing acts on any setting of a section yet.
 fn all_later(section: &str) -> bool {
-    KEYS.iter().filter(|key| section_of(key) == section).all(|key| key.later)
+    keys::all().filter(|key| section_of(key) == section).all(|key| key.later)
 }
 
 fn line(key: &Key, name: &str) -> String {

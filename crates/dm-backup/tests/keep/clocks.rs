@@ -101,7 +101,7 @@ proptest! {
         let cases = [
             (
                 KeepRules { daily: number, ..nothing() },
-                newest_of_each(&candidates, number, |at| local(at)),
+                newest_of_each(&candidates, number, local),
             ),
             (
                 KeepRules { weekly: number, ..nothing() },

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use dm_core::Period;
 
-use super::super::keys::KEYS;
+use super::super::keys;
 use super::super::variables::{ENVIRONMENT, Strength};
 use super::{Bench, exposed, setting};
 
@@ -201,6 +201,6 @@ fn a_number_with_a_unit_says_it_itself() {
 fn every_variable_leads_to_a_setting() {
     for env in ENVIRONMENT.iter().filter(|env| env.strength != Strength::Chooses) {
         let pattern = env.key.replace("engines.main.", "engines.*.");
-        assert!(KEYS.iter().any(|key| key.path == pattern), "{} leads to {}", env.name, env.key);
+        assert!(keys::all().any(|key| key.path == pattern), "{} leads to {}", env.name, env.key);
     }
 }

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 
 use super::super::cron::CronSchedule;
-use super::super::keys::KEYS;
+use super::super::keys;
 use super::super::profiles::PROFILES;
 use super::super::{duration, nearest};
 
@@ -87,7 +87,7 @@ fn the_nearest_word() {
 
 #[test]
 fn every_default_and_example_has_its_form() {
-    for key in KEYS {
+    for key in keys::all() {
         if let Some(default) = key.default {
             assert!(key.kind.read_text(default).is_ok(), "the default of {}", key.path);
         } else if key.path != "access.roles.*" {
@@ -96,7 +96,7 @@ fn every_default_and_example_has_its_form() {
     }
     for (name, settings) in PROFILES {
         for (pattern, text) in *settings {
-            let key = KEYS.iter().find(|key| key.path == *pattern);
+            let key = keys::all().find(|key| key.path == *pattern);
             assert!(key.is_some_and(|key| key.kind.read_text(text).is_ok()), "{pattern} in {name}");
         }
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::super::keys::KEYS;
+use super::super::keys;
 use super::super::{Config, environment_table, profiles_table, settings_table};
 use super::Bench;
 
@@ -45,7 +45,7 @@ fn every_line_of_the_template_can_be_uncommented() {
         .file(&text);
     let config = bench.load();
     let set: Vec<String> = config.settings().into_iter().map(|s| s.key).collect();
-    for key in KEYS {
+    for key in keys::all() {
         let name = key.path.replace("engines.*", "engines.main").replace("secondary.*", "secondary.offsite");
         let name = name.replace("targets.*", "targets.nightly").replace("roles.*", "roles.backup-operator");
         let name =
