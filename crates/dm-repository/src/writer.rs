@@ -233,7 +233,7 @@ impl BackupWriter {
         self.shared.resumed.as_ref().map(|resumed| resumed.from)
     }
 
-    /// Ends the run and leaves what it stored to another one: [`Repository::begin`] for the same target goes on from there,
+    /// Ends the run and leaves what it stored to another one: [`Repository::begin`](crate::Repository::begin) for the same target goes on from there,
     /// until a sweep takes it for garbage. Where nothing was stored, the backup is [abandoned](Self::abandon).
     ///
     /// # Errors
