@@ -101,7 +101,7 @@ def log(program, kind, make_store, scratch, sealed, verified):
     store = make_store("log")
     made = scratch / f"{kind}-store"
     made.mkdir()
-    (made / "dm.toml").write_text(f'[store]\nurl = "{store}"\n', encoding="utf-8")
+    (made / "dm.toml").write_text(f'[store]\nurl = "{store}"\n[audit]\nkey_file = "{key}"\n', encoding="utf-8")
     subprocess.run([DM, "--config", made / "dm.toml", "audit", "log"], check=True, stdout=subprocess.DEVNULL, cwd=made)
     said, _ = steps(program, store, sealed, key, "append")
     tell(f"{sealed:,} events appended", f"{said['append']['per_second']:,.0f} events/s", "–", True)
